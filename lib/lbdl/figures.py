@@ -1,0 +1,116 @@
+"""Figures: one style, one colour for one role, a text description for each, and the same PNG bytes every time."""
+
+import html
+import importlib.util
+import io
+from pathlib import Path
+from types import SimpleNamespace
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib import font_manager
+from matplotlib.figure import Figure
+from PIL import Image
+
+from lbdl.show import publish
+
+SHARPNESS = 2  # stored pixels per logical pixel, so that figures stay sharp on high-density screens
+LOGICAL_DPI = 100  # a figure of 7 inches is shown 700 pixels wide
+PALETTE_ERROR = 24  # a palette is used when no pixel moves by more than this, of 255
+HELD = ("exact", "trained", "measured")
+
+# Paul Tol's vibrant and muted schemes: told apart with any colour vision, dark enough for text on white.
+color = SimpleNamespace(
+    data="#444444",  # what was observed
+    model="#0077bb",  # what a model computes
+    truth="#009988",  # the ground truth behind the data
+    gradient="#ee7733",  # gradients, residuals, steps
+    train="#0077bb",  # measured on the training set
+    test="#cc3311",  # measured on data never trained on
+    input="#33bbee",
+    weights="#ee3377",
+    output="#5544aa",
+    quiet="#bbbbbb",  # context that should stay in the background
+    classes=[
+        "#332288",
+        "#cc6677",
+        "#117733",
+        "#ddaa33",
+        "#88ccee",
+        "#882255",
+        "#44aa99",
+        "#999933",
+        "#aa4499",
+        "#777777",
+    ],
+)
+
+
+def use_style() -> None:
+    """Make matplotlib draw in the companion's style; importing lbdl does it."""
+    spec = importlib.util.find_spec("font_source_sans_pro")
+    if spec is not None:  # without the font, matplotlib's own takes over
+        for face in ("Regular", "It", "Bold", "BoldIt"):
+            file = Path(spec.submodule_search_locations[0]) / "files" / f"SourceSansPro-{face}.ttf"
+            if file.exists():
+                font_manager.fontManager.addfont(file)
+    plt.style.use(Path(__file__).with_name("style.mplstyle"))
+
+
+def pixels(fig: Figure) -> Image.Image:
+    """Draw a figure and return it as an RGB picture."""
+    fig.canvas.draw()
+    return Image.fromarray(np.asarray(fig.canvas.buffer_rgba())).convert("RGB")
+
+
+def png(picture: Image.Image) -> bytes:
+    """A small PNG: with a palette of 256 colours where that is not seen, else with all colours; no time stamps."""
+    small = picture.quantize(256, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+    change = np.abs(np.asarray(small.convert("RGB"), np.int16) - np.asarray(picture, np.int16)).max()
+    stream = io.BytesIO()
+    (small if change <= PALETTE_ERROR else picture).save(stream, "png", optimize=True)
+    return stream.getvalue()
+
+
+def _sharp(fig: Figure) -> bytes:
+    fig.set_dpi(LOGICAL_DPI * SHARPNESS)
+    return png(pixels(fig))
+
+
+def picture_bundle(image: bytes, size: tuple[float, float], alt: str, held: str) -> tuple[dict, dict]:
+    """The MIME forms and the display metadata of a picture with its text description."""
+    width, height = (round(inches * LOGICAL_DPI) for inches in size)
+    metadata = {"image/png": {"width": width, "height": height, "alt": alt}, "lbdl": {"held": held}}
+    return {"image/png": image}, metadata
+
+
+def figure(number: str, caption: str, alt: str, fig: Figure | None = None, held: str = "exact") -> None:
+    """Show a finished figure with number, caption and text description, and close it.
+
+    Args:
+        number: the book's number ("1.1"), or section and letter ("1.1a") for a figure that the book does not have.
+        caption: what to see in it; Markdown is not interpreted.
+        alt: the figure in words with its key numbers, computed: the alternative text for readers who cannot see it,
+            and the first thing that the regression test compares.
+        fig: the figure; by default the current one.
+        held: how tightly the test holds the picture. "exact": to its pixels; "trained": loosely, because the last
+            digits of a training differ between processors; "measured": not at all, because it shows times.
+
+    Raises:
+        ValueError: an unknown `held`, an empty text, or no figure.
+    """
+    if held not in HELD:
+        raise ValueError(f"figure {number}: expected held to be one of {', '.join(HELD)}, got {held!r}")
+    if not caption.strip() or not alt.strip():
+        raise ValueError(f"figure {number}: expected a caption and a text description, got an empty one")
+    if fig is None:
+        if not plt.get_fignums():
+            raise ValueError(f"figure {number}: expected an open figure, and there is none: draw one first")
+        fig = plt.gcf()
+    alt = " ".join(alt.split())
+    rich, metadata = picture_bundle(_sharp(fig), fig.get_size_inches(), alt, held)
+    plt.close(fig)
+    publish(alt, rich, metadata, terminal=f"[Figure {number}] {alt}")
+    words = f"<b>Figure {html.escape(number)}.</b> {html.escape(' '.join(caption.split()))}"
+    described = f"<details><summary>in words</summary>{html.escape(alt)}</details>"
+    publish(f"Figure {number}. {caption}", {"text/html": f"<div>{words} {described}</div>"}, terminal="")

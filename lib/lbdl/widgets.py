@@ -1,0 +1,251 @@
+"""Widgets: a picture under sliders that follows the hand, and the same picture still where no kernel runs.
+
+A scene draws what does not move and returns `update`, which moves the rest and says in words what is seen:
+
+    def scene(fig):
+        ax = fig.subplots()
+        ax.set(xlim=(0, 1), ylim=(-1, 1))
+        (line,) = ax.plot(x, 0 * x)
+
+        def update(frequency):
+            line.set_data(x, torch.sin(frequency * x))
+            return f"a sine that swings {frequency / 6.28:.1f} times"
+
+        return update
+
+    explore(scene, frequency=slider(1, 20, 6))
+
+Drawing axes, ticks and labels is what costs time, so they are drawn once and kept. Only artists that `update`
+touched are drawn again, over the kept background: draw what moves above what does not.
+"""
+
+import asyncio
+import html
+import io
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import ipywidgets
+import matplotlib.axis
+import matplotlib.spines
+from matplotlib.artist import Artist
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from PIL import Image
+
+from lbdl.figures import LOGICAL_DPI, SHARPNESS, picture_bundle, png
+from lbdl.show import publish
+
+Scene = Callable[[Figure], Callable[..., str]]
+REST = 0.4  # seconds without a move after which the picture is drawn again in full sharpness
+WIDGET = "application/vnd.jupyter.widget-view+json"  # the MIME type of a live widget
+LABEL_WIDTH, CONTROL_WIDTH = "150px", "345px"
+
+
+@dataclass
+class Control:
+    """A control of `explore`: its range in words, the values that tests try, and how to make its ipywidget."""
+
+    value: object
+    span: str
+    samples: list
+    make: Callable[..., ipywidgets.ValueWidget]
+
+
+def slider(low: float, high: float, value: float, step: float | None = None, log: bool = False) -> Control:
+    """A slider from `low` to `high`, both included.
+
+    Args:
+        low, high: the ends. If both, and the value and the step, are int, so are the values of the slider.
+        value: where it starts.
+        step: by default 1 for int and a hundredth of the range else; for `log` a step of the exponent of 10.
+        log: move by factors instead of differences; the ends must then be positive.
+
+    Raises:
+        ValueError: an empty range, a value outside it, a step of 0 or less, or a logarithm of 0 or less.
+    """
+    if not low < high:
+        raise ValueError(f"slider: expected low < high, got an empty range from {low} to {high}")
+    if not low <= value <= high:
+        raise ValueError(f"slider: expected a value from {low} to {high}, got {value}")
+    if step is not None and step <= 0:
+        raise ValueError(f"slider: expected a step above 0, got {step}")
+    if log and low <= 0:
+        raise ValueError(f"slider: expected low > 0 with log=True, got {low}")
+    whole = all(isinstance(v, int) for v in (low, high, value, step or 1)) and not log
+    span = f"{low:g} to {high:g}"
+    if log:
+        ends = {"min": math.log10(low), "max": math.log10(high), "step": step or 0.05}
+        return Control(
+            value, span, [low, math.sqrt(low * high), high], lambda **k: ipywidgets.FloatLogSlider(value, **ends, **k)
+        )
+    kind = ipywidgets.IntSlider if whole else ipywidgets.FloatSlider
+    step = step or (1 if whole else (high - low) / 100)
+    middle = low + round((high - low) / 2 / step) * step
+    form = {} if whole else {"readout_format": ".3~g"}
+    return Control(value, span, [low, middle, high], lambda **k: kind(value, min=low, max=high, step=step, **form, **k))
+
+
+def choice(options: list, value: object = None) -> Control:
+    """A menu; it starts at `value`, by default the first option.
+
+    Raises:
+        ValueError: no options, or a value that is none of them.
+    """
+    options = list(options)
+    if not options:
+        raise ValueError("choice: expected at least one option, got none")
+    value = options[0] if value is None else value
+    if value not in options:
+        raise ValueError(f"choice: expected one of {options}, got {value!r}")
+    span = "one of " + ", ".join(map(str, options))
+    return Control(value, span, options, lambda **k: ipywidgets.Dropdown(options=options, value=value, **k))
+
+
+def toggle(value: bool = False) -> Control:
+    """A check box."""
+    return Control(value, "on or off", [True, False], lambda **k: ipywidgets.Checkbox(value, **k))
+
+
+class Canvas:
+    """One scene at one resolution, with what does not move kept as a background.
+
+    Artists tell by their `stale` flag that they changed since they were last drawn: those that `update` touches are
+    found that way, left out of the background, and drawn over it. If an axis itself changes, all is drawn again.
+    """
+
+    def __init__(self, scene: Scene, size: tuple[float, float], dpi: int, values: dict):
+        self.fig = Figure(size, dpi=dpi)  # not through pyplot, which would keep and show it
+        FigureCanvasAgg(self.fig)
+        self.update = scene(self.fig)
+        if not callable(self.update):
+            raise TypeError(f"scene: expected it to return its update function, got {self.update!r}")
+        self.moving: list[Artist] = []
+        self.background = None
+        self.words = self._move(values)
+        self.fig.canvas.draw()
+        self.fig.set_layout_engine("none")  # the axes now stay where they are
+
+    def _move(self, values: dict) -> str:
+        words = self.update(**values)
+        if not isinstance(words, str) or not words.strip():
+            raise TypeError(f"update: expected it to return in words what is seen, got {words!r}")
+        return words
+
+    def _movable(self) -> list[Artist]:
+        """All artists but the frames of the axes, in the order in which they are drawn."""
+        frame = (matplotlib.axis.Axis, matplotlib.spines.Spine)
+        found = []
+        for ax in sorted(self.fig.axes, key=lambda ax: ax.zorder):
+            inside = [a for a in ax.get_children() if not isinstance(a, frame) and a is not ax.patch]
+            found += sorted(inside, key=lambda a: a.zorder)
+        own = [a for a in self.fig.get_children() if a is not self.fig.patch and a not in self.fig.axes]
+        return found + own
+
+    def draw(self, values: dict) -> Image.Image:
+        """Move the scene to the values of its controls and return the picture."""
+        self.words = self._move(values)
+        movable = self._movable()
+        touched = [a for a in movable if a.stale or a.get_animated()]
+        reframed = any(axis.stale for ax in self.fig.axes for axis in (ax.xaxis, ax.yaxis))
+        if reframed or self.background is None or touched != self.moving:
+            for artist in touched:
+                artist.set_animated(True)  # matplotlib leaves animated artists out of a full drawing
+            self.fig.canvas.draw()
+            self.background = self.fig.canvas.copy_from_bbox(self.fig.bbox)
+            self.moving = touched
+        else:
+            self.fig.canvas.restore_region(self.background)
+        for artist in self.moving:
+            artist.draw(self.fig.canvas.get_renderer())
+        return Image.frombuffer("RGBA", self.fig.canvas.get_width_height(), self.fig.canvas.buffer_rgba()).convert(
+            "RGB"
+        )
+
+
+class Explorer:
+    """A scene with its controls: draws a picture for given values, and makes the live widget."""
+
+    def __init__(self, scene: Scene, size: tuple[float, float], controls: dict[str, Control]):
+        self.scene, self.size, self.controls = scene, size, controls
+        self.start = {name: control.value for name, control in controls.items()}
+        self.sharp = Canvas(scene, size, LOGICAL_DPI * SHARPNESS, self.start)
+        self.quick: Canvas | None = None  # made when the first move comes
+
+    def still(self) -> bytes:
+        """The picture at the values that the controls start with, as PNG."""
+        return png(self.sharp.draw(self.start))
+
+    def describe(self) -> str:
+        """The still picture in words, and the controls with their ranges."""
+        knobs = "; ".join(f"{n.replace('_', ' ')} {c.value} ({c.span})" for n, c in self.controls.items())
+        return f"{self.sharp.words} Controls: {knobs}."
+
+    def live(self, still: bytes) -> ipywidgets.VBox:
+        """The widget, showing `still` first. A move costs one quick drawing; meanwhile the front end holds back others."""
+        style, layout = {"description_width": LABEL_WIDTH}, {"width": CONTROL_WIDTH}
+        knobs = {
+            name: control.make(description=name.replace("_", " "), style=style, layout=layout)
+            for name, control in self.controls.items()
+        }
+        width = f"{round(self.size[0] * LOGICAL_DPI)}px"
+        picture = ipywidgets.Image(value=still, format="png", layout={"width": width, "max_width": "100%"})
+        words = ipywidgets.HTML(html.escape(self.sharp.words), layout={"max_width": width})
+        pending: list[asyncio.TimerHandle] = []
+
+        def show(canvas: Canvas, level: int) -> None:
+            try:
+                drawn = canvas.draw({name: knob.value for name, knob in knobs.items()})
+            except Exception as error:  # a reader who edits the scene must see what went wrong, under the sliders
+                words.value = f'<b style="color:#cc3311">{html.escape(f"{type(error).__name__}: {error}")}</b>'
+                return
+            stream = io.BytesIO()
+            drawn.save(stream, "png", compress_level=level)
+            picture.value, words.value = stream.getvalue(), html.escape(canvas.words)
+
+        def moved(_change: dict) -> None:
+            self.quick = self.quick or Canvas(self.scene, self.size, LOGICAL_DPI, self.start)
+            show(self.quick, 1)
+            while pending:
+                pending.pop().cancel()
+            try:
+                loop = asyncio.get_running_loop()
+            except RuntimeError:  # no event loop: the quick picture stays
+                return
+            pending.append(loop.call_later(REST, show, self.sharp, 1))
+
+        for knob in knobs.values():
+            knob.observe(moved, "value")
+        box = ipywidgets.Box(list(knobs.values()), layout={"flex_flow": "row wrap", "max_width": width})
+        return ipywidgets.VBox([box, picture, words])
+
+
+shown: list[Explorer] = []  # every explorer of this session, so that tests can move what a reader can
+
+
+def explore(scene: Scene, size: tuple[float, float] = (7, 3.4), held: str = "exact", **controls: Control) -> None:
+    """Show a scene under controls; where no kernel runs (GitHub, a printed page) the reader sees its first picture.
+
+    Args:
+        scene: takes an empty matplotlib figure, draws what stays, and returns `update`, which takes the controls'
+            values by name, moves what moves, and returns in words what is seen.
+        size: of the picture, in inches of 100 pixels.
+        held: as in `figure`: how tightly the tests hold the first picture.
+        controls: by name: slider(…), choice(…) or toggle(…); the name is the label, with spaces for underscores.
+
+    Raises:
+        ValueError: no controls.
+        TypeError: something that is no control; a scene or an update that does not return what it must.
+    """
+    if not controls:
+        raise ValueError("explore: expected at least one control, got none")
+    for name, control in controls.items():
+        if not isinstance(control, Control):
+            raise TypeError(f"explore: expected {name} to be slider(…), choice(…) or toggle(…), got {control!r}")
+    explorer = Explorer(scene, size, controls)
+    shown.append(explorer)
+    image, alt = explorer.still(), explorer.describe()
+    rich, metadata = picture_bundle(image, size, alt, held)
+    rich[WIDGET] = explorer.live(image)._repr_mimebundle_()[WIDGET]
+    publish(alt, rich, metadata, terminal=f"[widget] {alt}")
