@@ -7,7 +7,7 @@ data, the training loop, and the import of what chapters built.
 from lbdl.claims import ClaimError, claim, claims
 from lbdl.devices import device, peak_memory, seconds, seed, synchronize
 from lbdl.exercises import check
-from lbdl.figures import color, figure, use_style
+from lbdl.figures import color, figure, log_scale, use_style
 from lbdl.progress import progress
 from lbdl.show import note
 from lbdl.training import History, batches, fit
@@ -26,6 +26,7 @@ __all__ = [
     "explore",
     "figure",
     "fit",
+    "log_scale",
     "note",
     "peak_memory",
     "progress",

@@ -9,7 +9,9 @@ from types import SimpleNamespace
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib import font_manager
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
 from PIL import Image
 
 from lbdl.show import publish
@@ -101,8 +103,8 @@ def figure(number: str, caption: str, alt: str, fig: Figure | None = None, held:
     """
     if held not in HELD:
         raise ValueError(f"figure {number}: expected held to be one of {', '.join(HELD)}, got {held!r}")
-    if not caption.strip() or not alt.strip():
-        raise ValueError(f"figure {number}: expected a caption and a text description, got an empty one")
+    if not alt.strip():
+        raise ValueError(f"figure {number}: expected a text description, got an empty one")
     if fig is None:
         if not plt.get_fignums():
             raise ValueError(f"figure {number}: expected an open figure, and there is none: draw one first")
@@ -111,6 +113,34 @@ def figure(number: str, caption: str, alt: str, fig: Figure | None = None, held:
     rich, metadata = picture_bundle(_sharp(fig), fig.get_size_inches(), alt, held)
     plt.close(fig)
     publish(alt, rich, metadata, terminal=f"[Figure {number}] {alt}")
-    words = f"<b>Figure {html.escape(number)}.</b> {html.escape(' '.join(caption.split()))}"
+    publish_caption(number, caption, alt)
+
+
+def publish_caption(number: str, caption: str, alt: str) -> None:
+    """The line under a picture: its number and caption, and its description folded away.
+
+    Raises:
+        ValueError: an empty caption.
+    """
+    if not caption.strip():
+        raise ValueError(f"figure {number}: expected a caption, got an empty one")
+    caption = " ".join(caption.split())
+    words = f"<b>Figure {html.escape(number)}.</b> {html.escape(caption)}"
     described = f"<details><summary>in words</summary>{html.escape(alt)}</details>"
     publish(f"Figure {number}. {caption}", {"text/html": f"<div>{words} {described}</div>"}, terminal="")
+
+
+def log_scale(axis: Axis, ticks: list[float]) -> None:
+    """Make an axis logarithmic, with plain numbers at the given ticks and nothing between them.
+
+    >>> log_scale(ax.xaxis, [10, 20, 50, 100])
+
+    Raises:
+        ValueError: no ticks, or one that has no logarithm.
+    """
+    if not ticks or min(ticks) <= 0:
+        raise ValueError(f"log_scale: expected ticks above 0, got {ticks}")
+    set_scale = axis.axes.set_xscale if axis.axis_name == "x" else axis.axes.set_yscale
+    set_scale("log")
+    axis.set_ticks(ticks, [f"{tick:g}" for tick in ticks])
+    axis.set_minor_locator(NullLocator())

@@ -13,7 +13,7 @@ A scene draws what does not move and returns `update`, which moves the rest and 
 
         return update
 
-    explore(scene, frequency=slider(1, 20, 6))
+    explore(scene, "3.1a", "A wave and its frequency.", frequency=slider(1, 20, 6))
 
 Drawing axes, ticks and labels is what costs time, so they are drawn once and kept. Only artists that `update`
 touched are drawn again, over the kept background: draw what moves above what does not.
@@ -34,7 +34,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
-from lbdl.figures import LOGICAL_DPI, SHARPNESS, picture_bundle, png
+from lbdl.figures import LOGICAL_DPI, SHARPNESS, picture_bundle, png, publish_caption
 from lbdl.show import publish
 
 Scene = Callable[[Figure], Callable[..., str]]
@@ -78,12 +78,15 @@ def slider(low: float, high: float, value: float, step: float | None = None, log
     if log:
         ends = {"min": math.log10(low), "max": math.log10(high), "step": step or 0.05}
         return Control(
-            value, span, [low, math.sqrt(low * high), high], lambda **k: ipywidgets.FloatLogSlider(value, **ends, **k)
+            value,
+            span,
+            [low, math.sqrt(low * high), high],
+            lambda **k: ipywidgets.FloatLogSlider(value, **ends, **k),
         )
     kind = ipywidgets.IntSlider if whole else ipywidgets.FloatSlider
     step = step or (1 if whole else (high - low) / 100)
     middle = low + round((high - low) / 2 / step) * step
-    form = {} if whole else {"readout_format": ".3~g"}
+    form = {} if whole else {"readout_format": f".{max(0, math.ceil(-math.log10(step)))}f"}
     return Control(value, span, [low, middle, high], lambda **k: kind(value, min=low, max=high, step=step, **form, **k))
 
 
@@ -183,7 +186,7 @@ class Explorer:
         return f"{self.sharp.words} Controls: {knobs}."
 
     def live(self, still: bytes) -> ipywidgets.VBox:
-        """The widget, showing `still` first. A move costs one quick drawing; meanwhile the front end holds back others."""
+        """The widget, showing `still` first. A move costs one quick drawing; the front end holds others back."""
         style, layout = {"description_width": LABEL_WIDTH}, {"width": CONTROL_WIDTH}
         knobs = {
             name: control.make(description=name.replace("_", " "), style=style, layout=layout)
@@ -224,28 +227,39 @@ class Explorer:
 shown: list[Explorer] = []  # every explorer of this session, so that tests can move what a reader can
 
 
-def explore(scene: Scene, size: tuple[float, float] = (7, 3.4), held: str = "exact", **controls: Control) -> None:
+def explore(
+    scene: Scene,
+    number: str,
+    caption: str,
+    size: tuple[float, float] = (7, 3.4),
+    held: str = "exact",
+    **controls: Control,
+) -> None:
     """Show a scene under controls; where no kernel runs (GitHub, a printed page) the reader sees its first picture.
 
     Args:
         scene: takes an empty matplotlib figure, draws what stays, and returns `update`, which takes the controls'
             values by name, moves what moves, and returns in words what is seen.
+        number, caption: as in `figure`.
         size: of the picture, in inches of 100 pixels.
         held: as in `figure`: how tightly the tests hold the first picture.
         controls: by name: slider(…), choice(…) or toggle(…); the name is the label, with spaces for underscores.
 
     Raises:
-        ValueError: no controls.
+        ValueError: no controls, or an empty caption.
         TypeError: something that is no control; a scene or an update that does not return what it must.
     """
     if not controls:
-        raise ValueError("explore: expected at least one control, got none")
+        raise ValueError(f"explore {number}: expected at least one control, got none")
     for name, control in controls.items():
         if not isinstance(control, Control):
-            raise TypeError(f"explore: expected {name} to be slider(…), choice(…) or toggle(…), got {control!r}")
+            raise TypeError(
+                f"explore {number}: expected {name} to be slider(…), choice(…) or toggle(…), got {control!r}"
+            )
     explorer = Explorer(scene, size, controls)
     shown.append(explorer)
     image, alt = explorer.still(), explorer.describe()
     rich, metadata = picture_bundle(image, size, alt, held)
     rich[WIDGET] = explorer.live(image)._repr_mimebundle_()[WIDGET]
-    publish(alt, rich, metadata, terminal=f"[widget] {alt}")
+    publish(alt, rich, metadata, terminal=f"[Figure {number}, live] {alt}")
+    publish_caption(number, caption, alt)
