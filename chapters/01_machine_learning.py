@@ -259,8 +259,6 @@ def best_constant(y: Tensor) -> Tensor:
     return y.mean()
 
 
-check(best_constant)
-
 # %% [markdown]
 # ## 1.2 Basis function regression
 #
@@ -483,8 +481,6 @@ def mse_gradient(Phi: Tensor, y: Tensor, w: Tensor) -> Tensor:
     """Each point pulls on a weight by its error times its bump; the square brings the 2."""
     return -2 / len(y) * Phi.mT @ (y - Phi @ w)
 
-
-check(mse_gradient)
 
 # %% [markdown]
 # ## 1.3 Under and overfitting
@@ -780,8 +776,6 @@ def ridge(Phi: Tensor, y: Tensor, strength: float) -> Tensor:
     diagonal = strength * torch.eye(Phi.shape[1], dtype=Phi.dtype)  # (K, K)
     return torch.linalg.solve(Phi.mT @ Phi + diagonal, Phi.mT @ y)
 
-
-check(ridge)
 
 # %% [markdown]
 # ## 1.4 Categories of models
@@ -1094,8 +1088,6 @@ def posterior(log_likelihood: Tensor, log_prior: Tensor) -> Tensor:
     log_joint = log_likelihood + log_prior  # (N, C)
     return (log_joint - log_joint.logsumexp(dim=1, keepdim=True)).exp()
 
-
-check(posterior)
 
 # %% [markdown]
 # ## What was measured

@@ -81,7 +81,7 @@ def claim(
         number = _number(value)
         bars = [f"at least {at_least:g}"] if at_least is not None else []
         bars += [f"at most {at_most:g}"] if at_most is not None else []
-        bar, shown = " and ".join(bars), f"{number:.4g}"
+        bar, shown = " and ".join(bars), f"measured {number:.4g}"
         low = -math.inf if at_least is None else at_least
         high = math.inf if at_most is None else at_most
         holds = low <= number <= high

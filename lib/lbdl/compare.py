@@ -25,7 +25,7 @@ UNSTABLE = ("application/vnd.jupyter.widget-view+json",)
 
 
 def same_text(stored: str, new: str, numbers: str = "close") -> bool:
-    """Whether two texts agree. With numbers="close" decimals may differ by little, with "any" all numbers may differ."""
+    """Whether two texts agree. Decimals may differ by little; with numbers="any" all numbers may differ."""
     stored, new = (SPAN.sub("<span/>", text).strip() for text in (stored, new))
     if stored == new:
         return True

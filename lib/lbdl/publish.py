@@ -129,8 +129,8 @@ def concordance() -> str:
     contents = book()
     parts = [
         "# Concordance with the book\n",
-        "Made by `make outputs` from `data/book.yaml` and the chapters; do not edit. Section numbers are the book's and "
-        "link to the notebook; figures, equations and tables link to the line of the script that computes them.\n",
+        "Made by `make outputs` from `data/book.yaml` and the chapters; do not edit. Section numbers are the book's, "
+        "and link to the notebook; figures, equations and tables link to the line of the script that computes them.\n",
     ]
     index: list[tuple[str, str]] = []
     for chapter in contents["chapters"]:

@@ -17,6 +17,8 @@ A scene draws what does not move and returns `update`, which moves the rest and 
 
 Drawing axes, ticks and labels is what costs time, so they are drawn once and kept. Only artists that `update`
 touched are drawn again, over the kept background: draw what moves above what does not.
+
+A picture keeps the names that its scene uses as they were when it was shown, whatever later cells call by them.
 """
 
 import asyncio
@@ -25,6 +27,7 @@ import io
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import FunctionType
 
 import ipywidgets
 import matplotlib.axis
@@ -40,7 +43,8 @@ from lbdl.show import publish
 Scene = Callable[[Figure], Callable[..., str]]
 REST = 0.4  # seconds without a move after which the picture is drawn again in full sharpness
 WIDGET = "application/vnd.jupyter.widget-view+json"  # the MIME type of a live widget
-LABEL_WIDTH, CONTROL_WIDTH = "150px", "345px"
+CONTROL_WIDTH = "345px"
+LETTER = 7.2  # pixels of a letter of a label, on average
 
 
 @dataclass
@@ -59,11 +63,13 @@ def slider(low: float, high: float, value: float, step: float | None = None, log
     Args:
         low, high: the ends. If both, and the value and the step, are int, so are the values of the slider.
         value: where it starts.
-        step: by default 1 for int and a hundredth of the range else; for `log` a step of the exponent of 10.
+        step: by default 1 for int, else a round number near a hundredth of the range; for `log` a step of the
+            exponent of 10.
         log: move by factors instead of differences; the ends must then be positive.
 
     Raises:
-        ValueError: an empty range, a value outside it, a step of 0 or less, or a logarithm of 0 or less.
+        ValueError: an empty range, a value outside it or between two steps, a step of 0 or less, or a logarithm
+            of 0 or less.
     """
     if not low < high:
         raise ValueError(f"slider: expected low < high, got an empty range from {low} to {high}")
@@ -76,18 +82,28 @@ def slider(low: float, high: float, value: float, step: float | None = None, log
     whole = all(isinstance(v, int) for v in (low, high, value, step or 1)) and not log
     span = f"{low:g} to {high:g}"
     if log:
-        ends = {"min": math.log10(low), "max": math.log10(high), "step": step or 0.05}
-        return Control(
+        kind, samples, form = ipywidgets.FloatLogSlider, [low, math.sqrt(low * high), high], {"readout_format": ".1e"}
+        low, high, at, step = math.log10(low), math.log10(high), math.log10(value), step or 0.05
+    else:
+        kind, at, step = (
+            ipywidgets.IntSlider if whole else ipywidgets.FloatSlider,
             value,
-            span,
-            [low, math.sqrt(low * high), high],
-            lambda **k: ipywidgets.FloatLogSlider(value, **ends, **k),
+            step or _step(low, high, whole),
         )
-    kind = ipywidgets.IntSlider if whole else ipywidgets.FloatSlider
-    step = step or (1 if whole else (high - low) / 100)
-    middle = low + round((high - low) / 2 / step) * step
-    form = {} if whole else {"readout_format": f".{max(0, math.ceil(-math.log10(step)))}f"}
-    return Control(value, span, [low, middle, high], lambda **k: kind(value, min=low, max=high, step=step, **form, **k))
+        samples = [low, low + round((high - low) / 2 / step) * step, high]
+        form = {} if whole else {"readout_format": f".{max(0, math.ceil(-math.log10(step)))}f"}
+    steps = (at - low) / step
+    if abs(steps - round(steps)) > 1e-6:  # the browser would move it to the next step by itself
+        raise ValueError(f"slider: expected a value on a step of {step:g} from {low:g}, got {at:g}")
+    return Control(value, span, samples, lambda **k: kind(value, min=low, max=high, step=step, **form, **k))
+
+
+def _step(low: float, high: float, whole: bool) -> float:
+    """1 for whole numbers, else the largest of 1, 2, 5 times a power of 10 that divides the range into 100 or more."""
+    if whole:
+        return 1
+    power = 10.0 ** math.floor(math.log10((high - low) / 100))
+    return max(factor * power for factor in (1, 2, 5) if factor * power <= (high - low) / 100 * (1 + 1e-9))
 
 
 def choice(options: list, value: object = None) -> Control:
@@ -187,7 +203,8 @@ class Explorer:
 
     def live(self, still: bytes) -> ipywidgets.VBox:
         """The widget, showing `still` first. A move costs one quick drawing; the front end holds others back."""
-        style, layout = {"description_width": LABEL_WIDTH}, {"width": CONTROL_WIDTH}
+        label = 12 + LETTER * max(len(name) for name in self.controls)
+        style, layout = {"description_width": f"{label:.0f}px"}, {"width": CONTROL_WIDTH}
         knobs = {
             name: control.make(description=name.replace("_", " "), style=style, layout=layout)
             for name, control in self.controls.items()
@@ -224,6 +241,25 @@ class Explorer:
         return ipywidgets.VBox([box, picture, words])
 
 
+def with_names_of_now(scene: Scene) -> Scene:
+    """The scene with all global names bound to what they mean now, the functions that it calls included.
+
+    Later cells of a notebook may give the same names to other things. A picture that is moved afterwards must not
+    see that: it would draw one section's curve through another section's points.
+    """
+    names = dict(scene.__globals__)
+    for name, value in names.items():
+        if isinstance(value, FunctionType) and value.__globals__ is scene.__globals__:
+            names[name] = _rebound(value, names)
+    return _rebound(scene, names)
+
+
+def _rebound(function: FunctionType, names: dict) -> FunctionType:
+    copy = FunctionType(function.__code__, names, function.__name__, function.__defaults__, function.__closure__)
+    copy.__kwdefaults__ = function.__kwdefaults__
+    return copy
+
+
 shown: list[Explorer] = []  # every explorer of this session, so that tests can move what a reader can
 
 
@@ -256,7 +292,7 @@ def explore(
             raise TypeError(
                 f"explore {number}: expected {name} to be slider(…), choice(…) or toggle(…), got {control!r}"
             )
-    explorer = Explorer(scene, size, controls)
+    explorer = Explorer(with_names_of_now(scene), size, controls)
     shown.append(explorer)
     image, alt = explorer.still(), explorer.describe()
     rich, metadata = picture_bundle(image, size, alt, held)
