@@ -1,7 +1,5 @@
 # The two commands: `make lab` to read and run the chapters, `make test` to prove that they still work.
 PYTHON ?= python3
-# Extra options for pip, such as the index of the small CPU builds of PyTorch (README.md says when).
-PIP_OPTIONS ?=
 CHAPTER ?=
 
 BIN := .venv/bin
@@ -34,7 +32,7 @@ $(READY): requirements.txt constraints.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 13) else \
 	  f"expected Python 3.11, 3.12 or 3.13, got {v[0]}.{v[1]}: choose one, such as make PYTHON=python3.12 $(MAKECMDGOALS)")'
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_OPTIONS) -r requirements.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	$(BIN)/jupyter labextension disable @jupyterlab/apputils-extension:announcements >/dev/null 2>&1 || true
 	@touch $(READY)
 

@@ -1,10 +1,18 @@
 """Run the cells of chapters in this process, without a kernel: whole chapters, one section alone, or changed cells."""
 
+import contextlib
+import functools
+import io
+from collections.abc import Iterator
+from pathlib import Path
+
 import matplotlib.pyplot as plt
-from lbdl import chapters
+import torch
+from lbdl import chapters, widgets
 from lbdl.chapters import Cell
 
 SCRIPTS = sorted(chapters.FOLDER.glob("[0-9][0-9]_*.py"))
+DTYPE = "default dtype after the last cell"  # a key that no cell can name
 
 
 def code(cells: list[Cell]) -> list[Cell]:
@@ -12,18 +20,46 @@ def code(cells: list[Cell]) -> list[Cell]:
     return [cell for cell in cells if cell.kind == "code"]
 
 
-def run(cells: list[Cell], script, names: dict | None = None) -> dict:
-    """Execute code cells in order, in one namespace, and return it. Tracebacks point into the script."""
-    names = {"__name__": "__main__", "__file__": str(script)} if names is None else names
-    try:
-        for cell in code(cells):
-            exec(compile("\n" * (cell.line - 1) + cell.source, str(script), "exec"), names)
-    finally:
-        plt.close("all")
-    return names
+def sections(script: Path) -> list[str]:
+    """The numbers of the sections of a chapter."""
+    return [section for section in chapters.sections(script) if section not in ("", "end")]
 
 
-def alone(script, section: str) -> list[Cell]:
+def alone(script: Path, section: str) -> list[Cell]:
     """The code cells that a reader runs to see one section: the set-up, then the section."""
     parts = chapters.sections(script)
     return code(parts[""] + parts[section])
+
+
+@contextlib.contextmanager
+def kernel_of(names: dict) -> Iterator[None]:
+    """A kernel has a default dtype of its own, which a chapter may set: have it here for a while, then put it back."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(names.get(DTYPE, torch.float32))
+    try:
+        yield
+    finally:
+        names[DTYPE] = torch.get_default_dtype()
+        torch.set_default_dtype(before)
+
+
+def run(cells: list[Cell], script: Path, names: dict | None = None) -> dict:
+    """Execute code cells in order, in one namespace, and return it. Tracebacks point into the script."""
+    names = {"__name__": "__main__", "__file__": str(script)} if names is None else names
+    with kernel_of(names):
+        try:
+            for cell in code(cells):
+                exec(compile("\n" * (cell.line - 1) + cell.source, str(script), "exec"), names)
+        finally:
+            plt.close("all")
+    return names
+
+
+@functools.cache
+def shown(script: Path, section: str | None) -> tuple[dict, list[widgets.Explorer]]:
+    """Run a section alone, or with None the whole chapter, once: its names, and the explorers that it showed."""
+    before = len(widgets.shown)
+    cells = code(chapters.cells(script)) if section is None else alone(script, section)
+    with contextlib.redirect_stdout(io.StringIO()):
+        names = run(cells, script)
+    return names, widgets.shown[before:]

@@ -23,6 +23,7 @@ A picture keeps the names that its scene uses as they were when it was shown, wh
 
 import asyncio
 import html
+import inspect
 import io
 import math
 from collections.abc import Callable
@@ -197,9 +198,9 @@ class Explorer:
         return png(self.sharp.draw(self.start))
 
     def describe(self) -> str:
-        """The still picture in words, and the controls with their ranges."""
+        """The still picture in words: what the scene's docstring says, what `update` says, and the controls."""
         knobs = "; ".join(f"{n.replace('_', ' ')} {c.value} ({c.span})" for n, c in self.controls.items())
-        return f"{self.sharp.words} Controls: {knobs}."
+        return f"{inspect.getdoc(self.scene) or ''} Here: {self.sharp.words}. Controls: {knobs}.".strip()
 
     def live(self, still: bytes) -> ipywidgets.VBox:
         """The widget, showing `still` first. A move costs one quick drawing; the front end holds others back."""
@@ -256,7 +257,7 @@ def with_names_of_now(scene: Scene) -> Scene:
 
 def _rebound(function: FunctionType, names: dict) -> FunctionType:
     copy = FunctionType(function.__code__, names, function.__name__, function.__defaults__, function.__closure__)
-    copy.__kwdefaults__ = function.__kwdefaults__
+    copy.__kwdefaults__, copy.__doc__ = function.__kwdefaults__, function.__doc__
     return copy
 
 
@@ -275,7 +276,7 @@ def explore(
 
     Args:
         scene: takes an empty matplotlib figure, draws what stays, and returns `update`, which takes the controls'
-            values by name, moves what moves, and returns in words what is seen.
+            values by name, moves what moves, and returns in words what is seen. Its docstring says what stays.
         number, caption: as in `figure`.
         size: of the picture, in inches of 100 pixels.
         held: as in `figure`: how tightly the tests hold the first picture.

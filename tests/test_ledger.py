@@ -1,0 +1,138 @@
+"""The chapters against the book: every section, figure, equation, table and term of data/book.yaml is live."""
+
+import ast
+import re
+
+import pytest
+from lbdl import chapters
+from lbdl.publish import book, concordance
+
+from tests.running import SCRIPTS, code
+
+BOOK = book()
+CHAPTERS = {chapter["notebook"]: chapter for chapter in BOOK["chapters"]}
+EVERY_CHAPTER = pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
+
+
+def plain(text: str) -> str:
+    """A term as it is looked for: small letters, hyphens as spaces, without what stands in brackets."""
+    return re.sub(r"[\s\-]+", " ", re.sub(r"\s*\(.*\)", "", text).lower()).strip()
+
+
+def bold(cells: list) -> list[str]:
+    """All that is in bold type in Markdown cells."""
+    prose = "\n".join(cell.source for cell in cells if cell.kind == "markdown")
+    return [plain(found) for found in re.findall(r"\*\*(.+?)\*\*", prose, re.DOTALL)]
+
+
+def tags(cells: list) -> list[str]:
+    return [tag for cell in cells for tag in cell.tags]
+
+
+def test_each_script_is_a_chapter_of_the_book():
+    assert {script.stem for script in SCRIPTS} <= set(CHAPTERS)
+    assert SCRIPTS, "no chapters at all"
+
+
+@EVERY_CHAPTER
+def test_the_sections_are_the_books_in_its_order_with_its_titles(script):
+    found = {}
+    for section, inside in chapters.sections(script).items():
+        if section not in ("", "end"):
+            found[section] = chapters.SECTION.search(inside[0].source)[3]
+    assert list(found.items()) == list(CHAPTERS[script.stem]["sections"].items())
+
+
+@EVERY_CHAPTER
+def test_every_term_is_bold_in_its_section(script):
+    parts = chapters.sections(script)
+    missing = [
+        f"{section}: {term}"
+        for section in CHAPTERS[script.stem]["sections"]
+        for term in BOOK["index"].get(section, [])
+        if not any(plain(term) in text for text in bold(parts[section]))
+    ]
+    assert not missing
+
+
+@EVERY_CHAPTER
+@pytest.mark.parametrize("kind", ["figures", "equations", "tables"])
+def test_every_numbered_thing_of_the_book_has_a_cell_with_its_tag(script, kind):
+    """Those with a number belong to the chapter of that number; those with a name are checked once all chapters exist."""
+    chapter = CHAPTERS[script.stem]["id"]
+    wanted = {f"{kind[:-1]}-{key}" for key in BOOK[kind] if key.split(".")[0] == chapter}
+    assert wanted <= set(tags(chapters.cells(script)))
+
+
+@pytest.mark.parametrize("kind", ["figures", "equations", "tables"])
+def test_no_tag_names_a_thing_that_the_book_does_not_have(kind):
+    pattern = re.compile(rf"{kind[:-1]}-(.+)")
+    found = [
+        match[1] for script in SCRIPTS for tag in tags(chapters.cells(script)) if (match := pattern.fullmatch(tag))
+    ]
+    assert set(found) <= set(BOOK[kind])
+    assert len(found) == len(set(found)), "one cell for each"
+
+
+def test_all_named_equations_are_there_once_all_chapters_are():
+    if len(SCRIPTS) < len(CHAPTERS):
+        pytest.skip(f"{len(SCRIPTS)} of {len(CHAPTERS)} chapters so far")
+    found = {tag for script in SCRIPTS for tag in tags(chapters.cells(script))}
+    assert {f"equation-{key}" for key in BOOK["equations"]} <= found
+
+
+@EVERY_CHAPTER
+def test_figure_cells_show_that_figure_and_equation_cells_make_a_claim(script):
+    """A tag alone is no proof: the tagged cell must show the figure of that number, or be followed by its claim."""
+    inside = code(chapters.cells(script))
+    for cell, following in zip(inside, [*inside[1:], None], strict=True):
+        for tag in cell.tags:
+            kind, _, key = tag.partition("-")
+            if kind == "figure":
+                assert f'"{key}"' in cell.source, f"line {cell.line}: the cell tagged {tag} shows no figure {key}"
+            if kind == "equation":
+                nearby = cell.source + (following.source if following else "")
+                assert "claim(" in nearby, f"line {cell.line}: nothing is claimed of {tag}"
+
+
+@EVERY_CHAPTER
+def test_every_section_has_an_exercise_and_something_that_moves(script):
+    for section, inside in chapters.sections(script).items():
+        if section not in ("", "end"):
+            assert "exercise" in tags(inside), f"{section} has no exercise"
+            assert "solution" in tags(inside), f"{section} has no solution"
+            assert any("explore(" in cell.source for cell in code(inside)), f"{section} has no widget"
+
+
+@EVERY_CHAPTER
+def test_the_table_at_the_top_lists_the_claims_that_have_a_bar(script):
+    listed = re.findall(
+        r"^\| ([\dM]\.\d+) \| (.+?) \| (.+?) \|$", chapters.sections(script)[""][0].source, re.MULTILINE
+    )
+    made = []
+    for section, inside in chapters.sections(script).items():
+        calls = [
+            node for cell in code(inside) for node in ast.walk(ast.parse(cell.source)) if isinstance(node, ast.Call)
+        ]
+        for call in calls:
+            bars = [f"at {k.arg[3:]} {ast.unparse(k.value)}" for k in call.keywords if k.arg in ("at_least", "at_most")]
+            if bars:
+                made.append((section, ast.literal_eval(call.args[0]), " and ".join(bars)))
+    assert listed == made
+
+
+def test_the_concordance_is_current():
+    path = chapters.FOLDER / "README.md"
+    assert path.read_text(encoding="utf-8") == concordance(), "run: make concordance"
+
+
+def test_links_in_the_concordance_lead_somewhere():
+    page = (chapters.FOLDER / "README.md").read_text(encoding="utf-8")
+    links = re.findall(r"\]\(([^)#]+)(?:#([^)]+))?\)", page)
+    assert links
+    for file, anchor in links:
+        text = (chapters.FOLDER / file).read_text(encoding="utf-8")
+        if anchor.startswith("L"):
+            assert int(anchor[1:]) <= text.count("\n")
+        else:
+            assert f"## {anchor.replace('-', ' ')}" in text.replace("-", " ")

@@ -1,0 +1,97 @@
+"""Each chapter is a pair: the .py that people write, and the .ipynb that holds the same with its outputs."""
+
+import os
+import shutil
+
+import jupytext
+import nbformat
+import pytest
+from jupyter_server.services.contents.largefilemanager import LargeFileManager
+from jupytext.sync_contentsmanager import build_sync_jupytext_contents_manager_class
+from lbdl import chapters
+from lbdl.compare import UNSTABLE
+from lbdl.publish import _with_ids
+
+from tests.running import SCRIPTS
+
+EVERY_CHAPTER = pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
+
+
+def essence(notebook) -> list[tuple]:
+    return [(cell.cell_type, cell.source, cell.metadata.get("tags", [])) for cell in notebook.cells]
+
+
+@pytest.fixture
+def pair(script):
+    return jupytext.read(script), nbformat.read(script.with_suffix(".ipynb"), as_version=4)
+
+
+@EVERY_CHAPTER
+def test_the_two_agree_in_every_cell_tag_and_order(script, pair):
+    text, notebook = pair
+    assert essence(text) == essence(notebook), f"run: make outputs CHAPTER={script.name[:2]}"
+
+
+@EVERY_CHAPTER
+def test_the_notebook_was_executed_from_top_to_bottom_without_error(script, pair):
+    _, notebook = pair
+    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
+    outputs = [output for cell in cells for output in cell.outputs]
+    assert not [output for output in outputs if output.output_type == "error" or output.get("name") == "stderr"]
+    assert outputs
+
+
+@EVERY_CHAPTER
+def test_nothing_that_varies_is_stored(script, pair):
+    _, notebook = pair
+    assert set(notebook.metadata) == {"kernelspec", "language_info"}
+    for cell in notebook.cells:
+        assert set(cell.metadata) <= {"tags", "jupyter"}
+        for output in cell.get("outputs", []):
+            assert not set(UNSTABLE) & set(output.get("data", {})), "a live widget is stored"
+    ids = [cell.id for cell in notebook.cells]
+    _with_ids(notebook)
+    assert ids == [cell.id for cell in notebook.cells]
+
+
+@EVERY_CHAPTER
+def test_solutions_are_collapsed(script, pair):
+    _, notebook = pair
+    for cell in notebook.cells:
+        hidden = cell.metadata.get("jupyter", {}).get("source_hidden", False)
+        assert hidden == ("solution" in cell.metadata.get("tags", []))
+
+
+@EVERY_CHAPTER
+def test_every_picture_is_described_and_small(script, pair):
+    _, notebook = pair
+    pictures = [o for cell in notebook.cells for o in cell.get("outputs", []) if "image/png" in o.get("data", {})]
+    assert pictures
+    for output in pictures:
+        about = output.metadata["image/png"]
+        assert about["alt"] == output.data["text/plain"] and len(about["alt"].split()) >= 6
+        assert about["width"] <= 1000
+        assert len(output.data["image/png"]) * 3 / 4 <= 60_000
+
+
+@EVERY_CHAPTER
+@pytest.mark.parametrize("newer", ["py", "ipynb"])
+def test_either_opens_in_a_fresh_clone(script, newer, tmp_path):
+    """A checkout writes the two files in any order; jupytext refuses a pair whose .ipynb is newer and different."""
+    for suffix in (".py", ".ipynb"):
+        shutil.copy(script.with_suffix(suffix), tmp_path)
+    shutil.copy(chapters.FOLDER.parent / "pyproject.toml", tmp_path)
+    later = tmp_path / f"{script.stem}.{newer}"
+    os.utime(later, (later.stat().st_atime, later.stat().st_mtime + 100))
+    manager = build_sync_jupytext_contents_manager_class(LargeFileManager)(root_dir=str(tmp_path))
+    for suffix in (".py", ".ipynb"):
+        model = manager.get(f"{script.stem}{suffix}", type="notebook")
+        assert len(model["content"]["cells"]) == len(chapters.cells(script))
+        assert any(cell.get("outputs") for cell in model["content"]["cells"]), "opened without its outputs"
+
+
+def test_a_difference_is_seen(tmp_path):
+    before = jupytext.reads("# %%\n1 + 1\n", fmt="py:percent")
+    after = jupytext.reads('# %% tags=["export"]\n1 + 1\n', fmt="py:percent")
+    assert essence(before) != essence(after)
