@@ -3,26 +3,36 @@
     python -m lbdl.publish                all chapters, and chapters/README.md
     python -m lbdl.publish 04 05          these chapters, and chapters/README.md
     python -m lbdl.publish --fresh 04     also replace outputs that differ by less than the tests would see
-    python -m lbdl.publish --concordance  only chapters/README.md
+    python -m lbdl.publish --concordance  only chapters/README.md and cover.png, the picture in the project's README
 
 Running it twice without a change changes no byte: cells have ids made from their source, figures are deterministic,
 what is live (widgets, progress) is not stored, and outputs that are the same to the regression test stay as they are.
 """
 
 import argparse
+import base64
 import hashlib
+import io
+import itertools
 import os
 from collections import Counter
 from pathlib import Path
 
+import jupytext
+import nbformat
 import yaml
+from nbclient import NotebookClient
+from PIL import Image, ImageOps
 
 from lbdl import chapters, data
 from lbdl.compare import UNSTABLE, differences
+from lbdl.figures import png
 from lbdl.progress import VARIABLE
 
 BOOK = data.FOLDER / "book.yaml"
 CELL_TIMEOUT = 120
+COVER = (("01", "1.1a"), ("01", "1.2"), ("01", "1.3b"), ("01", "1.4b"))  # the figures on the README's picture
+COVER_SIZE = (1600, 900)
 
 
 def book() -> dict:
@@ -50,9 +60,6 @@ def stored(output: dict) -> dict | None:
 
 def execute(script: Path):
     """Run a chapter in a fresh kernel and return it as a notebook with outputs, ready to be stored."""
-    import jupytext  # slow to import, and only needed here
-    from nbclient import NotebookClient
-
     notebook = jupytext.read(script)
     _with_ids(notebook)
     os.environ[VARIABLE] = "0"
@@ -97,8 +104,6 @@ def keep_what_is_the_same(notebook, before) -> list[str]:
 
 def write(script: Path, fresh: bool) -> None:
     """Execute a chapter and write its .ipynb."""
-    import nbformat
-
     target = script.with_suffix(".ipynb")
     notebook = execute(script)
     if target.exists() and not fresh:
@@ -107,6 +112,32 @@ def write(script: Path, fresh: bool) -> None:
     nbformat.validate(notebook)
     nbformat.write(notebook, target)
     print(f"{target.name}: {target.stat().st_size / 1e6:.2f} MB")
+
+
+def picture_of(number: str, figure: str) -> Image.Image:
+    """A stored picture of a chapter: the one above the caption "Figure …".
+
+    Raises:
+        ValueError: the chapter stores no such figure.
+    """
+    notebook = nbformat.read(chapters.path_of(number).with_suffix(".ipynb"), as_version=4)
+    for cell in notebook.cells:
+        outputs = [output.data for output in cell.get("outputs", []) if "data" in output]
+        for picture, caption in itertools.pairwise(outputs):
+            if caption.get("text/plain", "").startswith(f"Figure {figure}. "):
+                return Image.open(io.BytesIO(base64.b64decode(picture["image/png"]))).convert("RGB")
+    raise ValueError(f"chapter {number} stores no figure {figure}: run make outputs CHAPTER={number}")
+
+
+def cover() -> bytes:
+    """The README's picture: four figures of the chapters on one page."""
+    page = Image.new("RGB", COVER_SIZE, "white")
+    wide, high = COVER_SIZE[0] // 2, COVER_SIZE[1] // 2
+    for place, (number, figure) in enumerate(COVER):
+        picture = ImageOps.contain(picture_of(number, figure), (wide - 60, high - 60), Image.Resampling.LANCZOS)
+        left, top = place % 2 * wide, place // 2 * high
+        page.paste(picture, (left + (wide - picture.width) // 2, top + (high - picture.height) // 2))
+    return png(page)
 
 
 def _places(script: Path) -> dict[str, tuple[str, int]]:
@@ -171,6 +202,7 @@ def main() -> None:
     if not chosen.concordance:
         for script in [chapters.path_of(n) for n in chosen.numbers] or sorted(chapters.FOLDER.glob("[0-9][0-9]_*.py")):
             write(script, chosen.fresh)
+    (chapters.FOLDER / "cover.png").write_bytes(cover())
     (chapters.FOLDER / "README.md").write_text(concordance(), encoding="utf-8")
 
 

@@ -31,8 +31,8 @@ MUTANTS = [
         "training[bumps - 1] = (bump_fit(x, y, bumps, x) - y)",
         "training[bumps - 1] = (bump_fit(x, y, bumps, x) - truth(x))",
     ),
-    ("1.3", "/ (1 + k if smooth else 1)", "* (1 + k if smooth else 1)"),
-    ("1.3", "wave_basis(at, count, smooth) @ w", "wave_basis(at, count, not smooth) @ w"),
+    ("1.3", "/ (1 + k if slow else 1)", "* (1 + k if slow else 1)"),
+    ("1.3", "wave_basis(at, count, slow) @ w", "wave_basis(at, count, not slow) @ w"),
     # 1.4: densities and what is made of them
     ("1.4", "-0.5 * z.square().sum(0) - constant", "-0.5 * z.square().sum(0) + constant"),
     ("1.4", "-0.5 * z.square().sum(0) - constant", "-z.square().sum(0) - constant"),
