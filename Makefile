@@ -14,10 +14,10 @@ test: $(READY)  ## run all tests, the notebooks included
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 outputs: $(READY)  ## execute notebooks and store their outputs: make outputs CHAPTER=04 (all without); FRESH=1 keeps none
-	OMP_NUM_THREADS=1 $(BIN)/python -m lbdl.publish $(CHAPTER) $(if $(FRESH),--fresh)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.publish $(CHAPTER) $(if $(FRESH),--fresh)
 
 concordance: $(READY)  ## write chapters/README.md anew
-	$(BIN)/python -m lbdl.publish --concordance
+	$(BIN)/python -m tests.publish --concordance
 
 benchmark: $(READY)  ## measure times on this machine and write them into README.md
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.benchmark

@@ -48,7 +48,7 @@ import math
 
 import matplotlib.pyplot as plt
 import torch
-from lbdl import batches, check, claim, claims, color, device, explore, figure, fit
+from lbdl import batches, check, claim, claims_made, color, device, explore, figure, fit
 from lbdl import log_scale, seed, slider
 from lbdl.data import PENGUINS, mnist, penguins
 from torch import Tensor, nn
@@ -1193,4 +1193,4 @@ def posterior(log_likelihood: Tensor, log_prior: Tensor) -> Tensor:
 # Every claim of the sections that you have run, with its bar and what your machine got.
 
 # %%
-claims()
+claims_made()

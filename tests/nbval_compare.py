@@ -1,4 +1,4 @@
-"""nbval with the companion's comparison (lbdl.compare), in kernels that cannot reach the network.
+"""nbval with the companion's comparison (tests.compare), in kernels that cannot reach the network.
 
 nbval runs every cell of every notebook and compares each output with the stored one. On its own it compares text to
 the letter and pictures not at all; here decimals get a small tolerance and pictures are compared by their pixels.
@@ -7,11 +7,12 @@ the letter and pictures not at all; here decimals get a small tolerance and pict
 import os
 from pathlib import Path
 
-from lbdl.compare import differences
-from lbdl.progress import VARIABLE
-from lbdl.publish import stored
 from nbval.kernel import RunningKernel
 from nbval.plugin import IPyNbCell, coalesce_streams
+
+from lbdl.bars import VARIABLE
+from tests.compare import differences
+from tests.publish import stored
 
 OFFLINE = Path(__file__).parent / "offline"  # its sitecustomize.py refuses connections
 
@@ -19,6 +20,12 @@ OFFLINE = Path(__file__).parent / "offline"  # its sitecustomize.py refuses conn
 def pytest_configure(config):
     os.environ[VARIABLE] = "0"
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(OFFLINE), os.environ.get("PYTHONPATH")]))
+
+
+def pytest_itemcollected(item):
+    """A cell that was stored without having been run has no number, and nbval would compare nothing."""
+    if isinstance(item, IPyNbCell) and item.cell.execution_count is None:
+        item.cell.execution_count = 0
 
 
 def compare_outputs(self, test, ref, skip_compare=None):

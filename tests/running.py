@@ -8,6 +8,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import torch
+
 from lbdl import chapters, widgets
 from lbdl.chapters import Cell
 

@@ -7,9 +7,9 @@ import io
 import re
 
 import pytest
+
 from lbdl import chapters, check
 from lbdl.exercises import results
-
 from tests.running import SCRIPTS, code, kernel_of, run, sections
 
 CASES = [

@@ -4,9 +4,9 @@ import itertools
 
 import numpy as np
 import pytest
+
 from lbdl.figures import LOGICAL_DPI
 from lbdl.widgets import Canvas, Explorer
-
 from tests.running import SCRIPTS, kernel_of, sections, shown
 
 EVERY_SECTION = pytest.mark.parametrize(

@@ -4,9 +4,9 @@ import ast
 import re
 
 import pytest
-from lbdl import chapters
-from lbdl.publish import book, concordance
 
+from lbdl import chapters
+from tests.publish import book, concordance
 from tests.running import SCRIPTS, code
 
 BOOK = book()
@@ -58,7 +58,7 @@ def test_every_term_is_bold_in_its_section(script):
 @EVERY_CHAPTER
 @pytest.mark.parametrize("kind", ["figures", "equations", "tables"])
 def test_every_numbered_thing_of_the_book_has_a_cell_with_its_tag(script, kind):
-    """Those with a number belong to the chapter of that number; those with a name are checked once all chapters exist."""
+    """What has a number belongs to the chapter of that number; what has a name is checked once all chapters exist."""
     chapter = CHAPTERS[script.stem]["id"]
     wanted = {f"{kind[:-1]}-{key}" for key in BOOK[kind] if key.split(".")[0] == chapter}
     assert wanted <= set(tags(chapters.cells(script)))

@@ -10,8 +10,8 @@ import importlib
 import io
 
 import pytest
-from lbdl import ClaimError
 
+from lbdl import ClaimError
 from tests.running import SCRIPTS, alone, code, run, sections
 
 CAUGHT = (ClaimError, FloatingPointError)

@@ -8,10 +8,10 @@ import nbformat
 import pytest
 from jupyter_server.services.contents.largefilemanager import LargeFileManager
 from jupytext.sync_contentsmanager import build_sync_jupytext_contents_manager_class
-from lbdl import chapters
-from lbdl.compare import UNSTABLE
-from lbdl.publish import _with_ids
 
+from lbdl import chapters
+from tests.compare import UNSTABLE
+from tests.publish import _with_ids
 from tests.running import SCRIPTS
 
 EVERY_CHAPTER = pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)

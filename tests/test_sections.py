@@ -6,8 +6,8 @@ import statistics
 import symtable
 
 import pytest
-from lbdl import chapters
 
+from lbdl import chapters
 from tests.running import SCRIPTS, code, sections
 
 EVERY_CHAPTER = pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)

@@ -4,11 +4,11 @@ What a chapter teaches is in the chapter. Here is what surrounds it: devices, fi
 data, the training loop, and the import of what chapters built.
 """
 
-from lbdl.claims import ClaimError, claim, claims
+from lbdl.bars import progress
+from lbdl.claims import ClaimError, claim, claims_made
 from lbdl.devices import device, peak_memory, seconds, seed, synchronize
 from lbdl.exercises import check
 from lbdl.figures import color, figure, log_scale, use_style
-from lbdl.progress import progress
 from lbdl.show import note
 from lbdl.training import History, batches, fit
 from lbdl.widgets import choice, explore, slider, toggle
@@ -20,7 +20,7 @@ __all__ = [
     "check",
     "choice",
     "claim",
-    "claims",
+    "claims_made",
     "color",
     "device",
     "explore",

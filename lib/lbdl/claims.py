@@ -15,15 +15,18 @@ class ClaimError(AssertionError):
     """A claim that turned out to be false."""
 
 
-def _number(value: object) -> float:
-    if isinstance(value, torch.Tensor):
-        value = value.item()
-    return float(value)
+def _number(statement: str, value: object) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError, RuntimeError):
+        raise TypeError(f"claim {statement!r}: expected a number or a tensor of one element, got {value!r}") from None
 
 
 def _gap(left: torch.Tensor, right: torch.Tensor) -> float:
     """Largest absolute difference; shapes must be the same, so that no broadcasting hides a mistake."""
-    left, right = torch.as_tensor(left), torch.as_tensor(right)
+    left = torch.as_tensor(left)
+    if not isinstance(right, torch.Tensor):  # a plain number or list is on no device: take it to the other side
+        right = torch.as_tensor(right, device=left.device)
     if left.shape != right.shape:
         raise ClaimError(f"the two sides have shapes {tuple(left.shape)} and {tuple(right.shape)}: expected the same")
     if left.numel() == 0:
@@ -31,7 +34,7 @@ def _gap(left: torch.Tensor, right: torch.Tensor) -> float:
     if left.device != right.device:
         raise ClaimError(f"the two sides are on {left.device} and {right.device}: expected the same device")
     left, right = left.detach(), right.detach()
-    if not (left.is_floating_point() or left.is_complex()):
+    if not any(side.is_floating_point() or side.is_complex() for side in (left, right)):
         left, right = left.long(), right.long()
     return torch.where(left == right, 0, left - right).abs().max().item()  # so that two infinities agree
 
@@ -78,33 +81,33 @@ def claim(
     elif within is not None:
         raise TypeError(f"claim {statement!r}: within= needs equals=")
     elif at_least is not None or at_most is not None:
-        number = _number(value)
+        number = _number(statement, value)
         bars = [f"at least {at_least:g}"] if at_least is not None else []
         bars += [f"at most {at_most:g}"] if at_most is not None else []
-        bar, shown = " and ".join(bars), f"measured {number:.4g}"
+        bar, shown = " and ".join(bars), f"{number:.4g}"
         low = -math.inf if at_least is None else at_least
         high = math.inf if at_most is None else at_most
         holds = low <= number <= high
     else:
-        if not isinstance(value, (bool, torch.Tensor)) or (
-            isinstance(value, torch.Tensor) and value.dtype != torch.bool
-        ):
+        if isinstance(value, torch.Tensor) and value.dtype == torch.bool and value.numel() == 1:
+            value = value.item()
+        if not isinstance(value, bool):
             raise TypeError(
                 f"claim {statement!r}: expected a bar (at_least, at_most, equals) or True or False, got {value!r}"
             )
-        bar, shown, holds = "true", str(bool(value)).lower(), bool(value)
+        bar, shown, holds = "true", str(value).lower(), value
     if not holds:
         raise ClaimError(f"{statement}: expected {bar}, got {shown}")
     made[statement] = (bar, shown)
     text = f"✓ {statement}: {bar}"
-    rich = f"✓ {html.escape(statement)}: <b>{html.escape(bar)}</b>"
+    rich = f"✓ {html.escape(statement)}: <b>{html.escape(bar)}</b>, here"
     if bar == "true":
         publish(f"✓ {statement}", {"text/html": f"✓ {html.escape(statement)}"})
     else:
         publish(text, {"text/html": f"{rich} &nbsp; {span(shown)}"}, terminal=f"{text} ({shown})")
 
 
-def claims() -> None:
+def claims_made() -> None:
     """Show the table of all claims made so far in this session, each with what was measured."""
     if not made:
         raise ValueError("no claim was made yet: run a section first")

@@ -55,7 +55,7 @@ def device(needs: torch.dtype = torch.float32) -> torch.device:
         there = ", ".join(["cpu", *_accelerators()])
         try:
             torch.empty(0, device=name)
-        except (RuntimeError, AssertionError, NotImplementedError) as error:
+        except (RuntimeError, AssertionError, ImportError) as error:
             raise ValueError(f"{VARIABLE}={asked!r}: expected a device that is there ({there})") from error
         if not _has_dtype(name, needs):
             raise ValueError(f"{VARIABLE}={asked!r}: expected a device with {needs}, and this one has none ({there})")
@@ -70,8 +70,8 @@ def seed(value: int = 0) -> torch.Generator:
 
     Draw from the returned generator and move the result: the numbers are then the same on every device.
     """
-    if not isinstance(value, int) or value < 0:
-        raise ValueError(f"seed: expected a whole number from 0 up, got {value!r}")
+    if type(value) is not int or not 0 <= value < 2**64:
+        raise ValueError(f"seed: expected a whole number from 0 to 2**64 - 1, got {value!r}")
     random.seed(value)
     np.random.seed(value % 2**32)
     torch.manual_seed(value)

@@ -14,19 +14,18 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 from PIL import Image
 
-from lbdl.show import publish
+from lbdl.show import HELD, publish
 
 SHARPNESS = 2  # stored pixels per logical pixel, so that figures stay sharp on high-density screens
 LOGICAL_DPI = 100  # a figure of 7 inches is shown 700 pixels wide
 PALETTE_ERROR, SEEN, SHARE_SEEN = 24, 8, 2e-3  # a palette may move no pixel by over 24 of 255, few by over 8
-HELD = ("exact", "trained", "measured")
 
 # Paul Tol's vibrant and muted schemes: told apart with any colour vision, dark enough for text on white.
 color = SimpleNamespace(
     data="#444444",  # what was observed
     model="#0077bb",  # what a model computes
     truth="#009988",  # the ground truth behind the data
-    gradient="#ee7733",  # gradients, residuals, steps
+    gradient="#e66b22",  # gradients, residuals, steps
     train="#0077bb",  # measured on the training set
     test="#cc3311",  # measured on data never trained on
     input="#33bbee",
@@ -117,10 +116,10 @@ def figure(number: str, caption: str, alt: str, fig: Figure | None = None, held:
     rich, metadata = picture_bundle(_sharp(fig), fig.get_size_inches(), alt, held)
     plt.close(fig)
     publish(alt, rich, metadata, terminal=f"[Figure {number}] {alt}")
-    publish_caption(number, caption, alt)
+    publish_caption(number, caption, alt, held)
 
 
-def publish_caption(number: str, caption: str, alt: str) -> None:
+def publish_caption(number: str, caption: str, alt: str, held: str) -> None:
     """The line under a picture: its number and caption, and its description folded away.
 
     Raises:
@@ -131,7 +130,12 @@ def publish_caption(number: str, caption: str, alt: str) -> None:
     caption = " ".join(caption.split())
     words = f"<b>Figure {html.escape(number)}.</b> {html.escape(caption)}"
     described = f"<details><summary>in words</summary>{html.escape(alt)}</details>"
-    publish(f"Figure {number}. {caption}", {"text/html": f"<div>{words} {described}</div>"}, terminal="")
+    publish(
+        f"Figure {number}. {caption}",
+        {"text/html": f"<div>{words} {described}</div>"},
+        {"lbdl": {"held": held}},
+        terminal="",
+    )
 
 
 def log_scale(axis: Axis, ticks: list[float]) -> None:

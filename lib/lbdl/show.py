@@ -5,6 +5,7 @@ import html
 from IPython import get_ipython
 from IPython.display import display
 
+HELD = ("exact", "trained", "measured")  # how tightly the tests hold a picture; `figure` says what each means
 MEASURED = "lbdl-measured"  # class of the HTML spans that hold what varies between machines; never compared
 
 

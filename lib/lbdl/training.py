@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from lbdl.progress import progress
+from lbdl.bars import progress
 
 
 class batches:  # noqa: N801  reads as a function, like range
@@ -123,7 +123,7 @@ def fit(
         label: shown in front of the progress bar.
 
     Raises:
-        ValueError: no epochs, no batches, an unknown metric to watch, or patience without a metric to watch.
+        ValueError: no epochs, no batches, an unknown metric to watch, patience below 1 or without a metric.
         FloatingPointError: the loss is no longer a finite number.
     """
     metrics = metrics or {}
@@ -133,6 +133,8 @@ def fit(
         raise ValueError(f"fit: expected watch to be one of the metrics {list(metrics)}, got {watch!r}")
     if patience is not None and watch is None:
         raise ValueError("fit: patience needs watch, the metric that should improve")
+    if patience is not None and patience < 1:
+        raise ValueError(f"fit: expected a patience of at least 1, got {patience}")
     on = next(model.parameters()).device
     team = _Team(on)
     trained = team.wrap(model)
@@ -141,8 +143,8 @@ def fit(
     rounds = range(epochs)
     for epoch in progress(rounds, label) if team.rank == 0 else rounds:
         losses = _epoch(trained, data, loss, optimizer, schedule, clip, team)
-        if not math.isfinite(sum(losses)):
-            raise FloatingPointError(f"fit: the loss is {losses[-1]} in epoch {epoch}: is the learning rate too large?")
+        if wrong := [value for value in losses if not math.isfinite(value)]:
+            raise FloatingPointError(f"fit: the loss is {wrong[0]} in epoch {epoch}: is the learning rate too large?")
         history.steps += losses
         history.epochs.append(sum(losses) / len(losses))
         for name, value in _measure(model, metrics).items():
@@ -169,7 +171,7 @@ def _epoch(model, data, loss, optimizer, schedule, clip, team) -> list[float]:
         optimizer.step()
         if schedule is not None:
             schedule.step()
-        losses.append(value.detach())
+        losses.append(value.detach().reshape(()))
     if not losses:
         raise ValueError(
             "fit: expected at least one batch in an epoch, got none (a generator gives its batches only once)"

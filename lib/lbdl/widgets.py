@@ -26,6 +26,7 @@ import html
 import inspect
 import io
 import math
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import FunctionType
@@ -38,7 +39,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
-from lbdl.figures import LOGICAL_DPI, SHARPNESS, picture_bundle, png, publish_caption
+from lbdl.figures import HELD, LOGICAL_DPI, SHARPNESS, picture_bundle, png, publish_caption
 from lbdl.show import publish
 
 Scene = Callable[[Figure], Callable[..., str]]
@@ -119,12 +120,19 @@ def choice(options: list, value: object = None) -> Control:
     value = options[0] if value is None else value
     if value not in options:
         raise ValueError(f"choice: expected one of {options}, got {value!r}")
+    named = [(str(option), option) for option in options]  # without names, ipywidgets reads pairs as (name, value)
     span = "one of " + ", ".join(map(str, options))
-    return Control(value, span, options, lambda **k: ipywidgets.Dropdown(options=options, value=value, **k))
+    return Control(value, span, options, lambda **k: ipywidgets.Dropdown(options=named, value=value, **k))
 
 
 def toggle(value: bool = False) -> Control:
-    """A check box."""
+    """A check box.
+
+    Raises:
+        TypeError: a value that is neither True nor False.
+    """
+    if not isinstance(value, bool):
+        raise TypeError(f"toggle: expected True or False, got {value!r}")
     return Control(value, "on or off", [True, False], lambda **k: ipywidgets.Checkbox(value, **k))
 
 
@@ -142,8 +150,10 @@ class Canvas:
         if not callable(self.update):
             raise TypeError(f"scene: expected it to return its update function, got {self.update!r}")
         self.moving: list[Artist] = []
+        self.arrays: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()  # the values last drawn
         self.background = None
         self.words = self._move(values)
+        self._mark()
         self.fig.canvas.draw()
         self.fig.set_layout_engine("none")  # the axes now stay where they are
 
@@ -154,31 +164,43 @@ class Canvas:
         return words
 
     def _movable(self) -> list[Artist]:
-        """All artists but the frames of the axes, in the order in which they are drawn."""
+        """All artists but the frames of the axes and what is in space, in the order in which they are drawn."""
         frame = (matplotlib.axis.Axis, matplotlib.spines.Spine)
         found = []
-        for ax in sorted(self.fig.axes, key=lambda ax: ax.zorder):
+        for ax in sorted((ax for ax in self.fig.axes if ax.name != "3d"), key=lambda ax: ax.zorder):
             inside = [a for a in ax.get_children() if not isinstance(a, frame) and a is not ax.patch]
             found += sorted(inside, key=lambda a: a.zorder)
-        own = [a for a in self.fig.get_children() if a is not self.fig.patch and a not in self.fig.axes]
+        apart = (self.fig.patch, *self.fig.axes, *self.fig.subfigs)
+        own = [a for a in self.fig.get_children() if a not in apart]
         return found + own
+
+    def _mark(self) -> None:
+        """Make stale what matplotlib changes without saying so: arrays set, limits to come, views in space."""
+        for ax in self.fig.axes:
+            ax.viewLim  # noqa: B018  reading it applies limits that were asked for and not yet computed
+            if ax.name == "3d":
+                ax.stale = True
+        for artist in self._movable():
+            array = artist.get_array() if hasattr(artist, "get_array") else None
+            if array is not self.arrays.get(artist):
+                self.arrays[artist], artist.stale = array, True
 
     def draw(self, values: dict) -> Image.Image:
         """Move the scene to the values of its controls and return the picture."""
         self.words = self._move(values)
-        movable = self._movable()
-        touched = [a for a in movable if a.stale or a.get_animated()]
-        reframed = any(axis.stale for ax in self.fig.axes for axis in (ax.xaxis, ax.yaxis))
-        if reframed or self.background is None or touched != self.moving:
-            for artist in touched:
+        self._mark()
+        if self.background is None or self.fig.stale:  # what is animated does not tell the figure that it changed
+            self.background = None
+            self.moving = [a for a in self._movable() if a.stale or a.get_animated()]
+            for artist in self.moving:
                 artist.set_animated(True)  # matplotlib leaves animated artists out of a full drawing
             self.fig.canvas.draw()
             self.background = self.fig.canvas.copy_from_bbox(self.fig.bbox)
-            self.moving = touched
         else:
             self.fig.canvas.restore_region(self.background)
         for artist in self.moving:
-            artist.draw(self.fig.canvas.get_renderer())
+            if artist.axes is None or artist.axes.get_visible():
+                artist.draw(self.fig.canvas.get_renderer())
         return Image.frombuffer("RGBA", self.fig.canvas.get_width_height(), self.fig.canvas.buffer_rgba()).convert(
             "RGB"
         )
@@ -200,7 +222,7 @@ class Explorer:
     def describe(self) -> str:
         """The still picture in words: what the scene's docstring says, what `update` says, and the controls."""
         knobs = "; ".join(f"{n.replace('_', ' ')} {c.value} ({c.span})" for n, c in self.controls.items())
-        return f"{inspect.getdoc(self.scene) or ''} Here: {self.sharp.words}. Controls: {knobs}.".strip()
+        return " ".join(f"{inspect.getdoc(self.scene) or ''} Here: {self.sharp.words}. Controls: {knobs}.".split())
 
     def live(self, still: bytes) -> ipywidgets.VBox:
         """The widget, showing `still` first. A move costs one quick drawing; the front end holds others back."""
@@ -283,7 +305,7 @@ def explore(
         controls: by name: slider(…), choice(…) or toggle(…); the name is the label, with spaces for underscores.
 
     Raises:
-        ValueError: no controls, or an empty caption.
+        ValueError: no controls, an unknown `held`, or an empty caption.
         TypeError: something that is no control; a scene or an update that does not return what it must.
     """
     if not controls:
@@ -293,10 +315,14 @@ def explore(
             raise TypeError(
                 f"explore {number}: expected {name} to be slider(…), choice(…) or toggle(…), got {control!r}"
             )
+    if not isinstance(scene, FunctionType):
+        raise TypeError(f"explore {number}: expected the scene to be a function, got {scene!r}")
+    if held not in HELD:
+        raise ValueError(f"explore {number}: expected held to be one of {', '.join(HELD)}, got {held!r}")
     explorer = Explorer(with_names_of_now(scene), size, controls)
     shown.append(explorer)
     image, alt = explorer.still(), explorer.describe()
     rich, metadata = picture_bundle(image, size, alt, held)
     rich[WIDGET] = explorer.live(image)._repr_mimebundle_()[WIDGET]
     publish(alt, rich, metadata, terminal=f"[Figure {number}, live] {alt}")
-    publish_caption(number, caption, alt)
+    publish_caption(number, caption, alt, held)

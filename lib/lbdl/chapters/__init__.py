@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 FOLDER = Path(__file__).resolve().parents[3] / "chapters"
-MARK = re.compile(r"^# %%(?P<markdown> \[markdown\])?.*?(?:tags=(?P<tags>\[.*?\]))?\s*$")
+MARK = re.compile(r"# %%(?P<markdown> \[markdown\])?(?: [^\[\]{}=]*)??(?: tags=(?P<tags>\[[^\]]*\]))?\s*")
+ALMOST_MARK = re.compile(r"\s*# ?%%")  # jupytext begins a cell here too
 SECTION = re.compile(r"^## (\d|M)\.(\d+) (.+)$", re.MULTILINE)
 
 
@@ -46,7 +47,13 @@ def cells(script: Path) -> list[Cell]:
     """The cells of a percent script, in order; Markdown without its comment signs."""
     found: list[Cell] = []
     for number, line in enumerate(script.read_text(encoding="utf-8").splitlines(), 1):
-        if mark := MARK.match(line):
+        mark = MARK.fullmatch(line)
+        if not mark and ALMOST_MARK.match(line):
+            raise SyntaxError(
+                f"{script.name}, line {number}: expected a cell to begin with `# %%` or `# %% [markdown]`, and with "
+                f"nothing but tags after it, got {line}"
+            )
+        if mark:
             tags = json.loads(mark["tags"]) if mark["tags"] else []
             found.append(Cell("markdown" if mark["markdown"] else "code", tags, "", number + 1))
         elif found:
@@ -89,10 +96,10 @@ def exported(script: Path) -> str:
     for cell in cells(script):
         if "export" not in cell.tags:
             continue
-        for node in ast.parse(cell.source).body:
+        for node in ast.parse("\n" * (cell.line - 1) + cell.source, str(script)).body:
             if not _importable(node):
                 raise SyntaxError(
-                    f"{script.name}, line {cell.line + node.lineno - 1}: a cell tagged export may hold imports, "
+                    f"{script.name}, line {node.lineno}: a cell tagged export may hold imports, "
                     f"functions, classes and constants, and this is: {ast.unparse(node).splitlines()[0]}"
                 )
         inside = slice(cell.line - 1, cell.line + cell.source.count("\n"))

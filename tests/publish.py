@@ -1,9 +1,9 @@
 """Make what is stored: the outputs in the chapters' notebooks, and the concordance with the book.
 
-    python -m lbdl.publish                all chapters, and chapters/README.md
-    python -m lbdl.publish 04 05          these chapters, and chapters/README.md
-    python -m lbdl.publish --fresh 04     also replace outputs that differ by less than the tests would see
-    python -m lbdl.publish --concordance  only chapters/README.md and cover.png, the picture in the project's README
+    python -m tests.publish                all chapters, and chapters/README.md
+    python -m tests.publish 04 05          these chapters, and chapters/README.md
+    python -m tests.publish --fresh 04     also replace outputs that differ by less than the tests would see
+    python -m tests.publish --concordance  only chapters/README.md and cover.png, the picture in the project's README
 
 Running it twice without a change changes no byte: cells have ids made from their source, figures are deterministic,
 what is live (widgets, progress) is not stored, and outputs that are the same to the regression test stay as they are.
@@ -25,9 +25,9 @@ from nbclient import NotebookClient
 from PIL import Image, ImageOps
 
 from lbdl import chapters, data
-from lbdl.compare import UNSTABLE, differences
+from lbdl.bars import VARIABLE
 from lbdl.figures import png
-from lbdl.progress import VARIABLE
+from tests.compare import UNSTABLE, differences
 
 BOOK = data.FOLDER / "book.yaml"
 CELL_TIMEOUT = 120

@@ -1,0 +1,345 @@
+"""What a chapter built can be imported: its exported cells run, nothing else does, and lines keep their numbers."""
+
+import inspect
+import subprocess
+import sys
+import traceback
+from importlib import import_module, reload
+
+import jupytext
+import pytest
+
+from lbdl import chapters
+from lbdl.chapters import cells, exported, path_of, sections
+
+SCRIPT = '''# ---
+# jupyter:
+#   kernelspec:
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 71 A chapter
+#
+# Some words.
+
+# %%
+raise RuntimeError("the set-up ran")
+
+# %% tags=["export"]
+import math
+
+RATE = 0.5 * 2
+
+
+def area(radius):
+    """The area of a circle."""
+    return math.pi * radius**2
+
+
+def divide(x):
+    return x / 0
+
+
+# %% tags=["figure-1.1"]
+raise RuntimeError("a figure was drawn")
+
+# %% tags=["equation-1.2", "export"]
+class Circle:
+    sides = [1]
+
+    def area(self):
+        return area(RATE)
+
+# %%
+SECRET = 1
+'''
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A folder of chapters with one in it, numbered as none of the book is."""
+    monkeypatch.setattr(chapters, "FOLDER", tmp_path)
+    (tmp_path / "71_circles.py").write_text(SCRIPT)
+    yield tmp_path
+    for number in (71, 72):
+        sys.modules.pop(f"lbdl.chapters.ch{number}", None)
+        vars(chapters).pop(f"ch{number}", None)
+
+
+@pytest.fixture
+def circles(folder):
+    return import_module("lbdl.chapters.ch71")
+
+
+def line_of(text):
+    return SCRIPT[: SCRIPT.index(text)].count("\n") + 1
+
+
+# Importing.
+
+
+def test_exported_cells_are_run(circles):
+    assert circles.area(1) == pytest.approx(3.14159, abs=1e-5)
+    assert circles.Circle().area() == circles.area(1)
+    assert circles.RATE == 1
+
+
+def test_no_other_cell_is_run(circles):
+    assert not hasattr(circles, "SECRET")  # and no RuntimeError was raised
+
+
+def test_a_name_can_be_imported_from_a_chapter(folder):
+    from lbdl.chapters.ch71 import area  # as chapters do
+
+    assert area(0) == 0
+
+
+def test_the_source_of_what_is_imported_is_that_of_the_chapter(circles, folder):
+    assert inspect.getsourcefile(circles.area) == str(folder / "71_circles.py")
+    assert inspect.getsource(circles.Circle).startswith("class Circle:\n    sides = [1]\n")
+    source, line = inspect.getsourcelines(circles.area)
+    assert source[-1] == "    return math.pi * radius**2\n"
+    assert line == line_of("def area(radius)")
+
+
+def test_tracebacks_point_into_the_chapter(circles, folder):
+    with pytest.raises(ZeroDivisionError) as caught:
+        circles.divide(1)
+    last = traceback.extract_tb(caught.value.__traceback__)[-1]
+    assert (last.filename, last.lineno) == (str(folder / "71_circles.py"), line_of("return x / 0"))
+    assert last.line == "return x / 0"
+
+
+def test_a_changed_chapter_is_read_anew(circles, folder):
+    (folder / "71_circles.py").write_text(SCRIPT.replace("0.5 * 2", "0.5 * 4"))
+    assert reload(circles).RATE == 2
+    assert not list(folder.glob("**/*.pyc"))
+
+
+def test_a_chapter_can_be_imported_by_another(folder):
+    (folder / "72_more.py").write_text(
+        '# %% tags=["export"]\nfrom lbdl.chapters.ch71 import area\n\n\ndef double(r):\n    return 2 * area(r)\n'
+    )
+    assert import_module("lbdl.chapters.ch72").double(1) == pytest.approx(6.28318, abs=1e-5)
+
+
+@pytest.mark.parametrize("name", ["ch1", "chXY", "ch123", "chapter", "ch01x", "Ch71"])
+def test_odd_names_are_refused(folder, name):
+    with pytest.raises(ModuleNotFoundError, match=rf"expected chapters to be named ch01, ch02, …, got {name}"):
+        import_module(f"lbdl.chapters.{name}")
+
+
+def test_an_unknown_chapter_is_refused_and_those_that_exist_are_named(folder):
+    (folder / "02_other.py").write_text("")
+    with pytest.raises(ModuleNotFoundError, match=r"no chapter 99 .*: expected one of ch02, ch71$"):
+        import_module("lbdl.chapters.ch99")
+
+
+def test_where_there_are_no_chapters_the_error_says_so(tmp_path, monkeypatch):
+    monkeypatch.setattr(chapters, "FOLDER", tmp_path)
+    with pytest.raises(ModuleNotFoundError, match="expected one of none"):
+        import_module("lbdl.chapters.ch01")
+
+
+def test_other_modules_are_found_as_ever():
+    assert import_module("lbdl.chapters") is chapters
+    done = subprocess.run([sys.executable, "-c", "import lbdl_that_is_not_there"], capture_output=True, text=True)
+    assert "ModuleNotFoundError: No module named 'lbdl_that_is_not_there'" in done.stderr
+
+
+@pytest.mark.parametrize("number", [71, "71"])
+def test_a_chapter_is_found_by_its_number(folder, number):
+    assert path_of(number) == folder / "71_circles.py"
+
+
+# What a cell tagged export may hold.
+
+
+def script(tmp_path, *parts):
+    path = tmp_path / "73_script.py"
+    path.write_text("\n".join(parts), encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "for i in range(3):\n    pass",
+        "print(1)",
+        "x = print(1)",
+        "x: int = print(1)",
+        "x = [print(i) for i in (1, 2)]",
+        "x += 1",
+        "if True:\n    x = 1",
+        "with open('f') as f:\n    pass",
+        "assert True",
+        "del x",
+        "'a text'",
+    ],
+)
+def test_an_exported_cell_that_computes_is_refused_with_file_and_line(tmp_path, code):
+    path = script(tmp_path, "# %%", "y = 1", "", '# %% tags=["export"]', "", "x = 1", code, "")
+    first = code.splitlines()[0]
+    with pytest.raises(SyntaxError) as caught:
+        exported(path)
+    assert "73_script.py, line 7:" in str(caught.value)
+    assert str(caught.value).endswith(f"and this is: {first}")
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import math",
+        "from math import pi",
+        "X = 1",
+        "X: int = 1",
+        "X, Y = (1, 2)",
+        "X = {'a': [1, 2]}",
+        "def f():\n    print(1)",
+        "class C:\n    x = 1",
+        "# only a comment",
+    ],
+)
+def test_an_exported_cell_may_define(tmp_path, code):
+    path = script(tmp_path, '# %% tags=["export"]', code)
+    assert exported(path).splitlines()[1:] == code.splitlines()
+
+
+def test_an_exported_cell_that_is_no_python_is_refused_with_file_and_line(tmp_path):
+    path = script(tmp_path, "# %%", "y = 1", "", '# %% tags=["export"]', "x = 1", "def f(:")
+    with pytest.raises(SyntaxError) as caught:
+        exported(path)
+    assert (caught.value.filename, caught.value.lineno) == (str(path), 6)
+
+
+def test_what_is_not_exported_is_blanked_and_every_line_keeps_its_number(folder):
+    kept, original = exported(folder / "71_circles.py").splitlines(), SCRIPT.splitlines()
+    assert len(kept) == len(original)
+    assert all(line in ("", before) for line, before in zip(kept, original, strict=True))
+    assert "RuntimeError" not in "".join(kept)
+
+
+# Reading scripts: as jupytext does.
+
+TRICKY = '''# ---
+# jupyter:
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # A title
+#
+# - a list
+#   - in a list
+#
+# ```python
+# # %% no cell begins here
+# x = 1
+# ```
+#
+# `# %%` and #hash and $\\\\sum_i x_i$ — Greek: αβγ, a sign: −
+
+
+# %%
+# only a comment
+
+# %% tags=["export", "figure-3.1"]
+import math
+
+
+def f(x):
+    """Text with [brackets] and "quotes".
+
+    # a comment in a text
+    """
+    return x  # %% not a cell either
+
+
+#
+y = 1
+# %%
+x = 1
+
+
+# %% [markdown] tags=["exercise"]
+# ## 3.1 A section
+#
+#     indented
+#
+# **bold**
+# %% tags=[]
+text = "# %%"
+print('%d %%' % 3);
+# %% a title tags=["solution"]
+z = 1'''
+
+
+def read(path):
+    return [(cell.kind, cell.tags, cell.source) for cell in cells(path)]
+
+
+def read_by_jupytext(path):
+    notebook = jupytext.read(path)
+    return [(cell.cell_type, list(cell.metadata.get("tags", [])), cell.source) for cell in notebook.cells]
+
+
+def test_cells_are_those_of_jupytext_in_kind_tags_and_source(tmp_path):
+    path = script(tmp_path, TRICKY)
+    assert read(path) == read_by_jupytext(path)
+    assert len(read(path)) == 7
+
+
+def test_the_chapters_themselves_are_read_as_jupytext_does():
+    scripts = sorted(chapters.FOLDER.glob("[0-9][0-9]_*.py"))
+    assert scripts
+    for path in scripts:
+        assert read(path) == read_by_jupytext(path), path.name
+
+
+def test_each_cell_knows_its_line(tmp_path):
+    path = script(tmp_path, "# %%", "", "", "x = 1", "# %% [markdown]", "# text", "", "# %%", "y = 1")
+    assert [cell.line for cell in cells(path)] == [4, 6, 9]
+
+
+def test_an_empty_script_has_no_cells(tmp_path):
+    assert cells(script(tmp_path, "")) == []
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ('# %% tags=["export"] jupyter={"source_hidden": true}', "x = 1"),
+        ("# %%", "x = 1", "#%%", "y = 1"),
+        ("# %%", "def f():", "    x = 1", "    # %%", "    return x"),
+        ("# %% [raw]", "# text"),
+        ("# %% [md]", "# text"),
+    ],
+)
+def test_a_mark_that_would_be_read_differently_from_jupytext_is_refused(tmp_path, lines):
+    path = script(tmp_path, *lines)
+    with pytest.raises(SyntaxError, match=r"73_script\.py, line \d: expected a cell to begin with"):
+        assert read(path) == read_by_jupytext(path)
+
+
+# Sections.
+
+
+def test_cells_are_sorted_into_the_sections_of_the_book(tmp_path):
+    path = script(
+        tmp_path,
+        "# %% [markdown]\n# # 3 Title\n\n# %%\nsetup = 1\n",
+        "# %% [markdown]\n# Before.\n#\n# ## 3.1 First\n\n# %%\na = 1\n",
+        "# %% [markdown]\n# ### 3.9 not a section\n\n# %%\nb = 1\n",
+        "# %% [markdown]\n# ## 3.2 Second\n\n# %%\nc = 1\n",
+        "# %% [markdown]\n# ## What was measured\n\n# %%\nd = 1",
+    )
+    code = {name: [c.source for c in inside if c.kind == "code"] for name, inside in sections(path).items()}
+    assert code == {"": ["setup = 1"], "3.1": ["a = 1", "b = 1"], "3.2": ["c = 1"], "end": ["d = 1"]}
+
+
+def test_the_missing_bits_have_sections_too(tmp_path):
+    assert list(sections(script(tmp_path, "# %% [markdown]\n# ## M.2 Bits"))) == ["", "M.2"]

@@ -1,0 +1,275 @@
+"""Figures: the same bytes every time, small, described in words, closed; colours that can be seen."""
+
+import hashlib
+import importlib.util
+import io
+import subprocess
+import sys
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+from matplotlib import font_manager
+from matplotlib.colors import is_color_like, to_rgb
+from PIL import Image
+
+from lbdl import color, figure, figures, log_scale, use_style
+from tests.compare import differences
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(autouse=True)
+def no_figures_left():
+    yield
+    plt.close("all")
+
+
+@pytest.fixture
+def displayed(monkeypatch):
+    """As in a notebook: the (forms, metadata) of all that is shown."""
+    shown = []
+    monkeypatch.setattr("lbdl.show.in_notebook", lambda: True)
+    monkeypatch.setattr("lbdl.show.display", lambda forms, metadata, raw: shown.append((forms, metadata)))
+    return shown
+
+
+def typical():
+    """A figure like most: two panels of lines and points, labels, a title, mathematics."""
+    fig, (left, right) = plt.subplots(1, 2)
+    x = np.linspace(0, 10, 400)
+    for k, shade in enumerate((color.data, color.model, color.truth, color.gradient)):
+        left.plot(x, np.sin(x + k) * np.exp(-x / 10), color=shade)
+        left.text(10, np.sin(10 + k) / 3, f"curve {k}", color=shade)
+    left.set(xlabel="steps", ylabel=r"loss $\mathscr{L}(w)$", title="Training")
+    noise = np.random.default_rng(0).normal(size=(2, 200))
+    right.scatter(*noise, s=8, color=color.data)
+    right.set(xlabel="x", ylabel="y", title="Data")
+    return fig
+
+
+def typical_png() -> bytes:
+    return figures._sharp(typical())
+
+
+# The bytes.
+
+
+def test_drawing_twice_gives_the_same_bytes():
+    assert typical_png() == typical_png()
+
+
+def test_fresh_processes_give_the_same_bytes():
+    code = "import hashlib, tests.test_figures as t; print(hashlib.sha256(t.typical_png()).hexdigest())"
+    runs = [subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE) for _ in range(2)]
+    hashes = {run.communicate(timeout=60)[0].decode().strip() for run in runs}
+    assert hashes == {hashlib.sha256(typical_png()).hexdigest()}
+
+
+def test_drawing_something_else_gives_other_bytes():
+    fig = typical()
+    fig.axes[0].lines[0].set_linewidth(2.5)
+    assert figures._sharp(fig) != typical_png()
+
+
+def test_a_typical_figure_is_small_and_has_a_palette():
+    content = typical_png()
+    assert len(content) < 45_000
+    assert Image.open(io.BytesIO(content)).mode == "P"
+
+
+def shades():
+    """A figure of smooth shades, which 256 colours may not be enough for."""
+    fig = plt.figure(figsize=(3, 2))
+    x, y = np.meshgrid(np.linspace(0, 1, 100), np.linspace(0, 1, 100))
+    fig.subplots().imshow(np.stack([x, y, 1 - x * y], -1), interpolation="bilinear")
+    return fig
+
+
+@pytest.mark.parametrize("draw", [typical, shades])
+def test_the_stored_picture_shows_no_difference_to_what_was_drawn(draw):
+    picture = figures.pixels(draw())
+    stored = Image.open(io.BytesIO(figures.png(picture))).convert("RGB")
+    change = np.abs(np.asarray(picture, np.int16) - np.asarray(stored, np.int16)).max(-1)
+    assert change.max() <= 24
+    assert (change > 8).mean() <= 2e-3
+
+
+def test_a_picture_of_many_colours_keeps_them_all():
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    stored = Image.open(io.BytesIO(figures.png(Image.fromarray(noise))))
+    assert stored.mode == "RGB"
+    assert np.array_equal(np.asarray(stored), noise)
+
+
+def test_no_time_and_no_software_is_written_into_the_png():
+    assert not Image.open(io.BytesIO(typical_png())).info.keys() & {"Software", "Creation Time", "date:create"}
+
+
+def test_pixels_are_those_of_the_figure():
+    fig = plt.figure(figsize=(2, 1), dpi=50, facecolor=color.model)
+    picture = figures.pixels(fig)
+    assert picture.size == (100, 50) and picture.mode == "RGB"
+    assert {tuple(p) for p in np.asarray(picture).reshape(-1, 3)} == {(0x00, 0x77, 0xBB)}
+
+
+# What `figure` shows.
+
+
+def small():
+    return plt.figure(figsize=(1, 1))
+
+
+def test_a_figure_is_shown_with_its_text_size_and_how_it_is_held(displayed):
+    small().set_size_inches(6, 3)
+    figure("3.2", "What to see.", "A line from\n   0 to 1.", held="trained")
+    (picture, metadata), _ = displayed
+    assert picture["text/plain"] == "A line from 0 to 1."
+    assert metadata["image/png"] == {"width": 600, "height": 300, "alt": "A line from 0 to 1."}
+    assert metadata["lbdl"] == {"held": "trained"}
+    assert Image.open(io.BytesIO(picture["image/png"])).size == (1200, 600)  # sharp on high-density screens
+
+
+def test_the_caption_follows_as_text_and_the_description_can_be_unfolded(displayed):
+    small()
+    figure("3.2", "If x < y & z", "x is 1 < 2")
+    _, (caption, _) = displayed
+    assert caption["text/plain"] == "Figure 3.2. If x < y & z"
+    assert "<b>Figure 3.2.</b> If x &lt; y &amp; z" in caption["text/html"]
+    assert "x is 1 &lt; 2</details>" in caption["text/html"]
+
+
+def as_outputs(displayed):
+    """What was displayed, in the form in which notebooks store it, without the pictures."""
+    forms = [({k: v for k, v in forms.items() if k != "image/png"}, metadata) for forms, metadata in displayed]
+    return [{"output_type": "display_data", "data": data, "metadata": metadata} for data, metadata in forms]
+
+
+@pytest.mark.parametrize("held, agree", [("measured", True), ("trained", False), ("exact", False)])
+def test_only_a_figure_of_measured_times_may_change_the_numbers_of_its_description(displayed, held, agree):
+    for milliseconds in (3.1, 4.7):
+        small()
+        figure("2.1", "Times.", f"One step took {milliseconds} ms.", held=held)
+    first, second = as_outputs(displayed[:2]), as_outputs(displayed[2:])
+    assert (differences(first, second) == []) is agree
+
+
+def test_the_current_figure_is_taken_and_closed():
+    small()
+    figure("1.1", "caption", "words")
+    assert plt.get_fignums() == []
+
+
+def test_the_given_figure_is_taken_and_the_others_stay_open(displayed):
+    first = plt.figure(figsize=(1, 1))
+    second = plt.figure(figsize=(2, 2))
+    figure("1.1", "caption", "words", fig=first)
+    assert displayed[0][1]["image/png"]["width"] == 100
+    assert plt.get_fignums() == [second.number]
+
+
+def test_a_terminal_shows_number_and_words_in_one_line(capsys):
+    small()
+    figure("1.1a", "caption", "words")
+    assert capsys.readouterr().out == "[Figure 1.1a] words\n"
+
+
+def test_without_an_open_figure_there_is_nothing_to_show():
+    with pytest.raises(ValueError, match=r"figure 1\.1: expected an open figure, and there is none"):
+        figure("1.1", "caption", "words")
+
+
+@pytest.mark.parametrize("caption, alt", [("caption", ""), ("caption", " \n "), ("", "words"), (" ", "words")])
+def test_a_figure_without_words_is_refused(caption, alt):
+    small()
+    with pytest.raises(ValueError, match=r"figure 1\.1: expected a (caption|text description), got an empty one"):
+        figure("1.1", caption, alt)
+
+
+def test_an_unknown_way_to_hold_is_refused_and_the_known_ones_are_named():
+    small()
+    with pytest.raises(ValueError, match="expected held to be one of exact, trained, measured, got 'loosely'"):
+        figure("1.1", "caption", "words", held="loosely")
+
+
+# Colours and style.
+
+
+def roles():
+    return {role: shade for role, shade in vars(color).items() if isinstance(shade, str)}
+
+
+def test_every_colour_is_one():
+    assert all(is_color_like(shade) for shade in [*roles().values(), *color.classes])
+
+
+def test_ten_classes_have_ten_colours():
+    assert len(set(color.classes)) == 10
+
+
+def contrast_with_white(shade):
+    """The contrast ratio of the Web Content Accessibility Guidelines, from 1 to 21."""
+    linear = [v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055) ** 2.4 for v in to_rgb(shade)]
+    return 1.05 / (np.dot(linear, (0.2126, 0.7152, 0.0722)) + 0.05)
+
+
+def test_contrast_is_that_of_the_guidelines():
+    assert contrast_with_white("black") == pytest.approx(21)
+    assert contrast_with_white("white") == pytest.approx(1)
+    assert contrast_with_white("#777777") == pytest.approx(4.48, abs=0.01)
+
+
+# `quiet` is meant to stay in the background, and `input` fills boxes and areas: neither is a colour of text. The
+# classes are for points and areas; the words beside them are dark.
+@pytest.mark.parametrize("role", sorted(roles().keys() - {"quiet", "input"}))
+def test_colours_of_lines_and_labels_stand_out_from_white(role):
+    assert contrast_with_white(roles()[role]) >= 3
+
+
+@pytest.mark.skipif(importlib.util.find_spec("font_source_sans_pro") is None, reason="the font is not installed")
+def test_the_font_is_found_where_it_is_installed():
+    for weight, style, file in [
+        ("normal", "normal", "SourceSansPro-Regular.ttf"),
+        ("bold", "normal", "SourceSansPro-Bold.ttf"),
+        ("normal", "italic", "SourceSansPro-It.ttf"),
+    ]:
+        font = font_manager.FontProperties(family=plt.rcParams["font.family"], weight=weight, style=style)
+        assert Path(font_manager.findfont(font)).name == file
+
+
+def test_the_style_is_in_force_and_comes_back():
+    assert not plt.rcParams["axes.spines.top"] and plt.rcParams["figure.constrained_layout.use"]
+    with plt.rc_context({"axes.spines.top": True, "font.size": 5}):
+        use_style()
+        assert not plt.rcParams["axes.spines.top"] and plt.rcParams["font.size"] == 12
+
+
+def test_without_the_font_the_style_still_comes(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with plt.rc_context({"font.size": 5}):
+        use_style()
+        assert plt.rcParams["font.size"] == 12
+        assert "DejaVu Sans" in plt.rcParams["font.family"]
+
+
+# Logarithmic axes.
+
+
+@pytest.mark.parametrize("name", ["xaxis", "yaxis"])
+def test_a_logarithmic_axis_has_the_ticks_that_were_given_as_plain_numbers(name):
+    ax = plt.figure().subplots()
+    axis = getattr(ax, name)
+    log_scale(axis, [0.01, 1, 200])
+    ax.figure.canvas.draw()
+    assert axis.get_scale() == "log"
+    assert [label.get_text() for label in axis.get_ticklabels()] == ["0.01", "1", "200"]
+    assert list(axis.get_minorticklocs()) == []
+    other = ax.yaxis if name == "xaxis" else ax.xaxis
+    assert other.get_scale() == "linear"
+
+
+@pytest.mark.parametrize("ticks", [[], [0, 1], [-1, 1]])
+def test_ticks_without_a_logarithm_are_refused(ticks):
+    with pytest.raises(ValueError, match=r"log_scale: expected ticks above 0, got \["):
+        log_scale(plt.figure().subplots().xaxis, ticks)

@@ -1,0 +1,350 @@
+"""The training loop is the one that anybody would write by hand, in one process and in several."""
+
+import copy
+import json
+import os
+import subprocess
+import sys
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from lbdl import batches, fit
+
+ROOT = Path(__file__).parents[1]
+
+# batches
+
+
+def epoch(loader):
+    """The samples of one epoch, in the order in which they come."""
+    return torch.cat([x for (x,) in loader]).tolist()
+
+
+@pytest.mark.parametrize("size", [1, 3, 10, 99])
+def test_an_epoch_has_every_sample_once(size):
+    assert sorted(epoch(batches(torch.arange(10), size=size))) == list(range(10))
+
+
+def test_only_the_last_batch_is_smaller():
+    loader = batches(torch.arange(10), size=4)
+    assert [len(x) for (x,) in loader] == [4, 4, 2]
+    assert len(loader) == 3
+
+
+def test_every_epoch_has_a_new_order_and_the_same_seed_the_same_orders():
+    one, other, third = (batches(torch.arange(50), size=8, seed=s) for s in (1, 1, 2))
+    orders = [epoch(one) for _ in range(3)]
+    assert all(before != after for before, after in pairwise(orders))
+    assert orders == [epoch(other) for _ in range(3)]
+    assert orders[0] != epoch(third)
+
+
+def test_the_order_depends_on_nothing_but_the_seed_and_disturbs_nothing():
+    torch.manual_seed(1)
+    first, after = epoch(batches(torch.arange(50), size=8)), torch.rand(())
+    torch.manual_seed(1)
+    assert torch.equal(torch.rand(()), after)
+    assert epoch(batches(torch.arange(50), size=8)) == first
+
+
+def test_without_shuffling_the_order_is_kept():
+    assert epoch(batches(torch.arange(10), size=3, shuffle=False)) == list(range(10))
+
+
+def test_tensors_stay_aligned():
+    images, labels = torch.arange(20).repeat(3, 1).T.clone(), torch.arange(20)
+    for x, y in batches(images, labels, size=6):
+        assert x.shape == (len(y), 3)
+        assert torch.equal(x[:, 0], y)
+
+
+@pytest.mark.parametrize("tensors", [(), (torch.zeros(3), torch.zeros(4)), (torch.zeros(0),)])
+def test_batches_of_nothing_or_of_different_lengths_are_refused(tensors):
+    with pytest.raises(ValueError, match=r"batches: expected tensors of one same length above 0, got lengths \["):
+        batches(*tensors, size=2)
+
+
+@pytest.mark.parametrize("size", [0, -1])
+def test_a_batch_has_at_least_one_sample(size):
+    with pytest.raises(ValueError, match=f"batches: expected a size of at least 1, got {size}"):
+        batches(torch.zeros(3), size=size)
+
+
+# fit
+
+
+def network():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Dropout(0.0), nn.Linear(8, 1))
+
+
+def samples(size=7):
+    """20 samples of a function, in batches: of 7, 7 and 6."""
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(20, 3, generator=generator)
+    return batches(x, x.sum(1, keepdim=True).sin(), size=size)
+
+
+def squared_error(model, x, y):
+    return (model(x) - y).square().mean()
+
+
+def halving(optimizer):
+    return torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.5)
+
+
+def weights(model):
+    return nn.utils.parameters_to_vector(model.parameters()).detach().clone()
+
+
+def adam(model, rate=0.05):
+    return torch.optim.Adam(model.parameters(), lr=rate)
+
+
+def by_hand(epochs, schedule=None, clip=None):
+    model, data = network(), samples()
+    optimizer = adam(model)
+    schedule = schedule and schedule(optimizer)
+    losses = []
+    for _ in range(epochs):
+        for x, y in data:
+            optimizer.zero_grad()
+            loss = ((model(x) - y) ** 2).mean()
+            loss.backward()
+            if clip:
+                nn.utils.clip_grad_norm_(model.parameters(), clip)
+            optimizer.step()
+            if schedule:
+                schedule.step()
+            losses.append(loss.item())
+    return weights(model), losses
+
+
+@pytest.mark.parametrize("options", [{}, {"schedule": halving}, {"clip": 0.1}, {"schedule": halving, "clip": 0.1}])
+def test_fit_is_the_loop_by_hand_bit_for_bit(options):
+    model = network()
+    optimizer = adam(model)
+    schedule = options["schedule"](optimizer) if "schedule" in options else None
+    history = fit(model, samples(), squared_error, optimizer, 4, schedule=schedule, clip=options.get("clip"))
+    expected, losses = by_hand(4, **options)
+    assert torch.equal(weights(model), expected)
+    assert history.steps == losses
+
+
+def test_schedule_and_clipping_make_a_difference():
+    results = [by_hand(4, **o)[0] for o in ({}, {"schedule": halving}, {"clip": 0.1})]
+    assert not any(torch.equal(a, b) for a, b in pairwise(results))
+
+
+def test_the_history_has_every_step_and_the_mean_of_every_epoch():
+    model = network()
+    history = fit(model, samples(), squared_error, adam(model), 2)
+    assert len(history.steps) == 6 and len(history.epochs) == 2
+    assert history.epochs == pytest.approx([sum(history.steps[:3]) / 3, sum(history.steps[3:]) / 3])
+    assert history.metrics == {} and history.best_epoch is None
+
+
+def test_a_loss_of_one_element_may_have_dimensions():
+    model = network()
+    history = fit(model, samples(), lambda m, x, y: squared_error(m, x, y).reshape(1), adam(model))
+    assert all(isinstance(step, float) for step in history.steps)
+
+
+def test_fit_learns():
+    model = network()
+    history = fit(model, samples(), squared_error, adam(model), 60)
+    assert history.epochs[-1] < history.epochs[0] / 10
+
+
+def test_metrics_are_called_after_each_epoch_in_evaluation_mode_without_gradients_and_training_goes_on_in_its_mode():
+    model, happened = network(), []
+
+    def loss(m, x, y):
+        happened.append(("loss", m.training, torch.is_grad_enabled()))
+        return squared_error(m, x, y)
+
+    def metric(m):
+        happened.append(("metric", m.training, torch.is_grad_enabled()))
+        return torch.tensor(0.5)
+
+    history = fit(model, samples(20), loss, adam(model), 2, metrics={"half": metric})
+    assert happened == [("loss", True, True), ("metric", False, False)] * 2
+    assert history.metrics == {"half": [0.5, 0.5]}
+
+
+def scripted(values):
+    """A metric that takes these values, one after each epoch."""
+    values = iter(values)
+    return {"error": lambda model: next(values)}
+
+
+def test_watching_leaves_the_model_with_the_weights_of_its_best_epoch():
+    model = network()
+    history = fit(model, samples(), squared_error, adam(model), 4, metrics=scripted([3, 1, 2, 1.5]), watch="error")
+    assert history.best_epoch == 1
+    assert history.metrics["error"] == [3, 1, 2, 1.5]
+    assert torch.equal(weights(model), by_hand(2)[0])
+
+
+def test_of_two_equal_epochs_the_first_is_the_best():
+    model = network()
+    history = fit(model, samples(), squared_error, adam(model), 3, metrics=scripted([2, 1, 1]), watch="error")
+    assert history.best_epoch == 1
+
+
+def test_without_watching_the_model_has_its_last_weights():
+    model = network()
+    fit(model, samples(), squared_error, adam(model), 4, metrics=scripted([3, 1, 2, 1.5]))
+    assert torch.equal(weights(model), by_hand(4)[0])
+
+
+def test_a_metric_that_is_no_number_is_never_the_best():
+    model = network()
+    nan = float("nan")
+    history = fit(model, samples(), squared_error, adam(model), 3, metrics=scripted([nan, 1, nan]), watch="error")
+    assert history.best_epoch == 1
+
+
+@pytest.mark.parametrize(
+    "patience, values, epochs",
+    [(1, [3, 1, 2, 0], 3), (2, [3, 1, 2, 2, 0], 4), (2, [3, 1, 2, 0, 2, 2, 0], 6), (5, [3, 2, 1], 3)],
+)
+def test_patience_stops_after_so_many_epochs_without_a_new_best(patience, values, epochs):
+    model = network()
+    history = fit(
+        model,
+        samples(),
+        squared_error,
+        adam(model),
+        len(values),
+        metrics=scripted(values),
+        watch="error",
+        patience=patience,
+    )
+    assert len(history.epochs) == epochs
+
+
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        ({"epochs": 0}, "expected at least 1 epoch, got 0"),
+        ({"watch": "error"}, r"expected watch to be one of the metrics \[\], got 'error'"),
+        (
+            {"watch": "eror", "metrics": {"error": len}},
+            r"expected watch to be one of the metrics \['error'\], got 'eror'",
+        ),
+        ({"patience": 2}, "patience needs watch"),
+        ({"patience": 0, "watch": "error", "metrics": {"error": len}}, "expected a patience of at least 1, got 0"),
+        ({"data": []}, "expected at least one batch in an epoch, got none"),
+    ],
+)
+def test_fit_refuses_what_makes_no_sense(options, words):
+    model = network()
+    before = weights(model)
+    with pytest.raises(ValueError, match=f"fit: {words}"):
+        fit(model, **{"data": samples(), "loss": squared_error, "optimizer": adam(model), **options})
+    assert torch.equal(weights(model), before)
+
+
+def test_a_generator_is_refused_in_the_second_epoch_because_it_is_empty_then():
+    model = network()
+    with pytest.raises(ValueError, match="a generator gives its batches only once"):
+        fit(model, iter(list(samples())), squared_error, adam(model), 2)
+
+
+def test_a_diverging_loss_stops_the_training_and_names_the_epoch():
+    model = network()
+    with pytest.raises(FloatingPointError, match=r"the loss is (nan|inf) in epoch 1: is the learning rate too large\?"):
+        fit(model, samples(20), squared_error, torch.optim.SGD(model.parameters(), lr=1e30), 5)
+
+
+def test_one_infinite_loss_among_finite_ones_is_named():
+    model, factors = network(), iter([1, float("inf"), 1])
+
+    def loss(m, x, y):
+        return squared_error(m, x, y).detach() * next(factors) + 0 * squared_error(m, x, y)
+
+    with pytest.raises(FloatingPointError, match="the loss is inf in epoch 0"):
+        fit(model, samples(), loss, adam(model))
+
+
+# Several processes. This file is then the script that torchrun starts, once for each.
+
+
+def train_in_team(rank):
+    """Everything at once: momentum, clipping, a schedule, odd batches; and a metric on which processes differ."""
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    history = fit(
+        model,
+        samples(),
+        squared_error,
+        optimizer,
+        6,
+        schedule=torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 18),
+        clip=0.5,
+        metrics={"rank": lambda m: float(rank), "error": scripted([5, 4, 3, 3 + rank, 3 + rank, 0])["error"]},
+        watch="error",
+        patience=2,
+    )
+    return model, history
+
+
+def in_team(folder):
+    """What one process of the team does and reports."""
+    rank = int(os.environ["RANK"])
+    model, history = train_in_team(rank)
+    report = {"weights": weights(model).tolist(), "history": copy.copy(history.__dict__)}
+    try:
+        fit(model, samples(1), squared_error, adam(model))
+    except ValueError as error:
+        report["error"] = str(error)
+    (Path(folder) / f"{rank}.json").write_text(json.dumps(report))
+
+
+@pytest.fixture(scope="module")
+def team(tmp_path_factory):
+    """The reports of two processes that torchrun started; nothing is reached but this machine."""
+    folder = tmp_path_factory.mktemp("team")
+    run = [sys.executable, "-m", "torch.distributed.run", "--nnodes=1", "--nproc-per-node=2"]
+    meet = ["--rdzv-backend=c10d", "--rdzv-endpoint=127.0.0.1:0", "--local-addr=127.0.0.1"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "LBDL_PROGRESS": "0"}
+    script = ["-m", "tests.test_training", str(folder)]
+    done = subprocess.run(
+        [*run, *meet, *script], cwd=ROOT, env=environment, timeout=120, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)]
+
+
+def test_two_processes_take_the_steps_of_one(team):
+    model, history = train_in_team(0)
+    for member in team:
+        assert member["weights"] == pytest.approx(weights(model).tolist(), abs=1e-6)
+        assert member["history"]["steps"] == pytest.approx(history.steps, abs=1e-6)
+
+
+def test_both_processes_end_with_the_same_weights_and_history(team):
+    first, second = team
+    assert first["weights"] == second["weights"]
+    assert first["history"] == second["history"]
+
+
+def test_the_first_process_decides_for_all(team):
+    for member in team:
+        assert set(member["history"]["metrics"]["rank"]) == {0.0}
+        assert member["history"]["best_epoch"] == 2
+        assert len(member["history"]["epochs"]) == 5  # the patience of the first process
+
+
+def test_a_batch_smaller_than_the_team_is_refused_by_all(team):
+    for member in team:
+        assert member["error"] == "fit: a batch of 1 cannot be shared by 2 processes: use larger batches"
+
+
+if __name__ == "__main__":
+    in_team(sys.argv[1])
