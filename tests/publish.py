@@ -33,6 +33,7 @@ BOOK = data.FOLDER / "book.yaml"
 CELL_TIMEOUT = 120
 COVER = (("01", "1.1a"), ("01", "1.2"), ("01", "1.3b"), ("01", "1.4b"))  # the figures on the README's picture
 COVER_SIZE = (1600, 900)
+KEPT = ("tags", "lines_to_next_cell")  # of a cell's metadata; with the second, jupytext writes the .py as it was
 
 
 def book() -> dict:
@@ -73,9 +74,11 @@ def execute(script: Path):
         resources={"metadata": {"path": str(script.parent)}},
     )
     client.execute()
-    notebook.metadata = {"kernelspec": dict(notebook.metadata.kernelspec), "language_info": {"name": "python"}}
+    pairing = {key: value for key, value in notebook.metadata.jupytext.items() if key != "text_representation"}
+    kernel = dict(notebook.metadata.kernelspec)
+    notebook.metadata = {"jupytext": pairing, "kernelspec": kernel, "language_info": {"name": "python"}}
     for cell in notebook.cells:
-        cell.metadata = {key: value for key, value in cell.metadata.items() if key == "tags"}
+        cell.metadata = {key: value for key, value in cell.metadata.items() if key in KEPT}
         if "solution" in cell.metadata.get("tags", ()):
             cell.metadata["jupyter"] = {"source_hidden": True}
         if cell.cell_type == "code":

@@ -11,7 +11,7 @@ from jupytext.sync_contentsmanager import build_sync_jupytext_contents_manager_c
 
 from lbdl import chapters
 from tests.compare import UNSTABLE
-from tests.publish import _with_ids
+from tests.publish import KEPT, _with_ids
 from tests.running import SCRIPTS
 
 EVERY_CHAPTER = pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
@@ -45,9 +45,9 @@ def test_the_notebook_was_executed_from_top_to_bottom_without_error(script, pair
 @EVERY_CHAPTER
 def test_nothing_that_varies_is_stored(script, pair):
     _, notebook = pair
-    assert set(notebook.metadata) == {"kernelspec", "language_info"}
+    assert set(notebook.metadata) == {"jupytext", "kernelspec", "language_info"}
     for cell in notebook.cells:
-        assert set(cell.metadata) <= {"tags", "jupyter"}
+        assert set(cell.metadata) <= {*KEPT, "jupyter"}
         for output in cell.get("outputs", []):
             assert not set(UNSTABLE) & set(output.get("data", {})), "a live widget is stored"
     ids = [cell.id for cell in notebook.cells]
@@ -77,18 +77,22 @@ def test_every_picture_is_described_and_small(script, pair):
 
 @EVERY_CHAPTER
 @pytest.mark.parametrize("newer", ["py", "ipynb"])
-def test_either_opens_in_a_fresh_clone(script, newer, tmp_path):
+def test_either_opens_in_a_fresh_clone_and_saving_changes_nothing(script, newer, tmp_path):
     """A checkout writes the two files in any order; jupytext refuses a pair whose .ipynb is newer and different."""
-    for suffix in (".py", ".ipynb"):
-        shutil.copy(script.with_suffix(suffix), tmp_path)
+    files = [tmp_path / f"{script.stem}{suffix}" for suffix in (".py", ".ipynb")]
+    for file in files:
+        shutil.copy(script.with_suffix(file.suffix), file)
     shutil.copy(chapters.FOLDER.parent / "pyproject.toml", tmp_path)
+    before = [file.read_bytes() for file in files]
     later = tmp_path / f"{script.stem}.{newer}"
     os.utime(later, (later.stat().st_atime, later.stat().st_mtime + 100))
     manager = build_sync_jupytext_contents_manager_class(LargeFileManager)(root_dir=str(tmp_path))
-    for suffix in (".py", ".ipynb"):
-        model = manager.get(f"{script.stem}{suffix}", type="notebook")
+    for file in files:
+        model = manager.get(file.name, type="notebook")
         assert len(model["content"]["cells"]) == len(chapters.cells(script))
         assert any(cell.get("outputs") for cell in model["content"]["cells"]), "opened without its outputs"
+        manager.save(model, file.name)
+    assert [file.read_bytes() for file in files] == before
 
 
 def test_a_difference_is_seen(tmp_path):
