@@ -136,6 +136,11 @@ def toggle(value: bool = False) -> Control:
     return Control(value, "on or off", [True, False], lambda **k: ipywidgets.Checkbox(value, **k))
 
 
+def _steady(value: object) -> object:
+    """A slider moved there and back gives 0.30000000000000004: make it the 0.3 that it was."""
+    return float(f"{value:.10g}") if isinstance(value, float) else value
+
+
 class Canvas:
     """One scene at one resolution, with what does not move kept as a background.
 
@@ -239,7 +244,7 @@ class Explorer:
 
         def show(canvas: Canvas, level: int) -> None:
             try:
-                drawn = canvas.draw({name: knob.value for name, knob in knobs.items()})
+                drawn = canvas.draw({name: _steady(knob.value) for name, knob in knobs.items()})
             except Exception as error:  # a reader who edits the scene must see what went wrong, under the sliders
                 words.value = f'<b style="color:#cc3311">{html.escape(f"{type(error).__name__}: {error}")}</b>'
                 return
