@@ -304,12 +304,16 @@ class Widget:
             raise TimeoutError(f"no sharp picture followed a move, and under the sliders stands: {words}") from error
         return self.picture()
 
-    def press(self, control: Slider | Locator, *keys: str) -> Image.Image:
-        """Press keys on a control, fast, and return the last picture that follows."""
-        shown = self.shown()
+    def type(self, control: Slider | Locator, *keys: str) -> None:
+        """Press keys on a control, fast, and wait for nothing."""
         (control.handle if isinstance(control, Slider) else control).focus()
         for key in keys:
             self.page.keyboard.press(key)
+
+    def press(self, control: Slider | Locator, *keys: str) -> Image.Image:
+        """Press keys on a control, fast, and return the last picture that follows."""
+        shown = self.shown()
+        self.type(control, *keys)
         return self.settled(shown, QUIET if len(keys) > 1 else 0)
 
     def drag(self, slider: Slider, target: float, moves: int) -> tuple[Image.Image, int]:
