@@ -8,7 +8,7 @@ READY := .venv/ready
 .PHONY: lab test outputs concordance benchmark data lint clean
 
 lab: $(READY)  ## open JupyterLab on the chapters
-	$(BIN)/jupyter lab chapters
+	$(BIN)/jupyter lab --LabApp.default_url=/lab/tree/chapters  # from here, where jupytext finds pyproject.toml
 
 test: $(READY)  ## run all tests, the notebooks included
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest

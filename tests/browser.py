@@ -174,6 +174,8 @@ def serve(notebooks: Path) -> Iterator[Lab]:
             "JUPYTER_CONFIG_DIR": "config",
             "JUPYTERLAB_WORKSPACES_DIR": "workspaces",
             "JUPYTERLAB_SETTINGS_DIR": "settings",
+            "JUPYTER_RUNTIME_DIR": "runtime",
+            "IPYTHONDIR": "ipython",
         }
         environment = {"OMP_NUM_THREADS": "1"} | os.environ  # the browser needs the other core
         environment |= {VARIABLE: "0"} | {name: str(home / part) for name, part in folders.items()}

@@ -39,7 +39,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
-from lbdl.figures import HELD, LOGICAL_DPI, SHARPNESS, picture_bundle, png, publish_caption
+from lbdl.figures import HELD, LOGICAL_DPI, SHARPNESS, picture_bundle, pixels, png, publish_caption
 from lbdl.show import publish
 
 Scene = Callable[[Figure], Callable[..., str]]
@@ -206,9 +206,16 @@ class Canvas:
         for artist in self.moving:
             if artist.axes is None or artist.axes.get_visible():
                 artist.draw(self.fig.canvas.get_renderer())
-        return Image.frombuffer("RGBA", self.fig.canvas.get_width_height(), self.fig.canvas.buffer_rgba()).convert(
-            "RGB"
-        )
+        size, drawn = self.fig.canvas.get_width_height(), self.fig.canvas.buffer_rgba()
+        return Image.frombuffer("RGBA", size, drawn).convert("RGB")
+
+    def draw_all(self, values: dict) -> Image.Image:
+        """The same, drawn from nothing: right also where what moves lies below, or does not tell that it changed."""
+        self.words = self._move(values)
+        for artist in self.moving:
+            artist.set_animated(False)
+        self.moving, self.background = [], None
+        return pixels(self.fig)
 
 
 class Explorer:
@@ -220,9 +227,16 @@ class Explorer:
         self.sharp = Canvas(scene, size, LOGICAL_DPI * SHARPNESS, self.start)
         self.quick: Canvas | None = None  # made when the first move comes
 
+    def coarse(self) -> Canvas:
+        """A canvas for quick drawing while a control moves, laid out like the sharp one."""
+        canvas = Canvas(self.scene, self.size, LOGICAL_DPI, self.start)
+        for axes, same in zip(canvas.fig.axes, self.sharp.fig.axes, strict=True):
+            axes.set_position(same.get_position(original=True))  # coarse letters are wider: the axes would jump
+        return canvas
+
     def still(self) -> bytes:
         """The picture at the values that the controls start with, as PNG."""
-        return png(self.sharp.draw(self.start))
+        return png(self.sharp.draw_all(self.start))
 
     def describe(self) -> str:
         """The still picture in words: what the scene's docstring says, what `update` says, and the controls."""
@@ -241,27 +255,35 @@ class Explorer:
         picture = ipywidgets.Image(value=still, format="png", layout={"width": width, "max_width": "100%"})
         words = ipywidgets.HTML(html.escape(self.sharp.words), layout={"max_width": width})
         pending: list[asyncio.TimerHandle] = []
+        at = dict(self.start)
 
-        def show(canvas: Canvas, level: int) -> None:
+        def show(sharp: bool) -> None:
             try:
-                drawn = canvas.draw({name: _steady(knob.value) for name, knob in knobs.items()})
+                if sharp:
+                    canvas, drawn = self.sharp, self.sharp.draw_all(at)
+                else:
+                    canvas = self.quick = self.quick or self.coarse()
+                    drawn = canvas.draw(at)
             except Exception as error:  # a reader who edits the scene must see what went wrong, under the sliders
                 words.value = f'<b style="color:#cc3311">{html.escape(f"{type(error).__name__}: {error}")}</b>'
                 return
             stream = io.BytesIO()
-            drawn.save(stream, "png", compress_level=level)
+            drawn.save(stream, "png", compress_level=1)
             picture.value, words.value = stream.getvalue(), html.escape(canvas.words)
 
         def moved(_change: dict) -> None:
-            self.quick = self.quick or Canvas(self.scene, self.size, LOGICAL_DPI, self.start)
-            show(self.quick, 1)
+            before = dict(at)
+            at.update({name: _steady(knob.value) for name, knob in knobs.items()})
+            if at == before:  # when it is shown, the browser puts 0.19999999999999996 for 0.2
+                return
+            show(sharp=False)
             while pending:
                 pending.pop().cancel()
             try:
                 loop = asyncio.get_running_loop()
             except RuntimeError:  # no event loop: the quick picture stays
                 return
-            pending.append(loop.call_later(REST, show, self.sharp, 1))
+            pending.append(loop.call_later(REST, show, True))
 
         for knob in knobs.values():
             knob.observe(moved, "value")
