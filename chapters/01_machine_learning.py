@@ -432,9 +432,9 @@ def scene(fig):
     top.plot(grid, truth(grid), color=color.truth, lw=1)
     (model,) = top.plot([], [], color=color.model)
     dots = top.scatter([], [], s=14, color=color.data)
-    lines = [bottom.plot(grid, 0 * grid, color=color.weights, lw=1)[0] for _ in range(24)]
+    mixed = bottom.vlines([], 0, 0, color=color.weights, lw=1)  # curves, as soon as it gets some
     top.set(xlim=(-0.01, 1.01), ylim=(-1.9, 1.9), ylabel="sum, and data")
-    bottom.set(ylim=(-2, 2), xlabel="$x$", ylabel="weights × bumps")
+    bottom.set(xlim=(-0.01, 1.01), ylim=(-2, 2), xlabel="$x$", ylabel="weights × bumps")
 
     def update(bumps, width, points, noise):
         x, y = sample(points, noise, torch.Generator().manual_seed(1))  # (N,), (N,)
@@ -443,10 +443,8 @@ def scene(fig):
         parts = gaussian_basis(grid, bumps, width) * w  # (300, K)
         model.set_data(grid, parts.sum(1))
         dots.set_offsets(torch.stack([x, y], dim=1))
-        for k, line in enumerate(lines):
-            line.set_visible(k < bumps)
-            part = parts[:, min(k, bumps - 1)]  # (300,)
-            line.set_ydata(part.where(part.abs() > 0.01, math.nan))  # without tails on the axis
+        drawn = parts.where(parts.abs() > 0.01, math.nan)  # (300, K) without tails on the axis
+        mixed.set_segments([torch.stack([grid, part], dim=1).numpy() for part in drawn.T])
         error = (y - Phi @ w).square().mean().sqrt()
         return f"typical error on the points {error:.3f}, largest weight {w.abs().max():.3g}"
 
@@ -456,7 +454,7 @@ def scene(fig):
 # %% tags=["figure-1.1"]
 basis = {"bumps": slider(1, 24, 8), "width": slider(0.01, 0.3, 0.08)}
 data = {"points": slider(5, 80, 30), "noise": slider(0.0, 0.6, 0.1)}
-explore(scene, "1.1", "Bumps times weights (below) add up to a fit.", (7, 4.2), **basis, **data)
+explore(scene, "1.1", "Bumps times weights (below) add up to a fit.", (7, 3.8), **basis, **data)
 
 # %% [markdown]
 # Nothing in the recipe asks for $x$ to be a single number. An image is a function too: it maps a position, row
@@ -766,13 +764,12 @@ def ridge_fit(Phi: Tensor, y: Tensor, strength: float) -> Tensor:
 
 
 # %%
-def fit_and_errors(
-    x: Tensor, y: Tensor, bumps: int, strength: float
-) -> tuple[Tensor, float, float]:
-    """The fit (400,) on the grid, its typical error on the points, and against the truth."""
-    Phi = gaussian_basis(x, bumps, 1 / bumps)  # (N, K)
+def fit_and_errors(x: Tensor, y: Tensor, on_grid: Tensor, strength: float):
+    """The fit with the basis on_grid (400, K), and its typical errors: on the points, against the truth."""
+    K = on_grid.shape[1]
+    Phi = gaussian_basis(x, K, 1 / K)  # (N, K)
     w = ridge_fit(Phi, y, strength)  # (K,)
-    fitted = gaussian_basis(grid.cpu(), bumps, 1 / bumps) @ w  # (400,)
+    fitted = on_grid @ w  # (400,)
     off = (fitted - truth(grid.cpu())).square().mean().sqrt().item()
     return fitted, (y - Phi @ w).square().mean().sqrt().item(), off
 
@@ -780,6 +777,7 @@ def fit_and_errors(
 # %%
 def scene(fig):
     """Left, a fit through noisy points and the truth. Right, two errors against the number of bumps."""
+    bases = [gaussian_basis(grid.cpu(), K, 1 / K) for K in range(1, 31)]  # (400, K) each
     left, right = fig.subplots(1, 2, width_ratios=[3, 2])
     left.plot(grid.cpu(), truth(grid).cpu(), color=color.truth, lw=1)
     (model,) = left.plot([], [], color=color.model)
@@ -795,7 +793,7 @@ def scene(fig):
     def update(bumps, points, noise, penalty):
         x, y = sample(points, noise, torch.Generator().manual_seed(3))  # (N,), (N,)
         fits, training, off = zip(
-            *(fit_and_errors(x, y, K, penalty) for K in range(1, 31)), strict=True
+            *(fit_and_errors(x, y, basis, penalty) for basis in bases), strict=True
         )
         model.set_data(grid.cpu(), fits[bumps - 1])
         dots.set_offsets(torch.stack([x, y], dim=1))

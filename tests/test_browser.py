@@ -18,7 +18,7 @@ from tests.browser import Lab, Notebook, Widget, differ, find_chromium, launch, 
 
 NOTEBOOKS = sorted(notebook.stem for notebook in chapters.FOLDER.glob("[0-9][0-9]_*.ipynb"))
 MOST_PRESSES = 10  # one step of a slider may be too small to be seen; so many are not
-FAST_MOVES = 60  # of the mouse, as quickly as the browser takes them
+FEW_MOVES, MANY_MOVES = 20, 60  # of the mouse, as quickly as the browser takes them
 
 SCENE = """
 from lbdl import choice, explore, slider, toggle
@@ -71,15 +71,15 @@ def ran(browser: Browser, lab: Lab, name: str, tmp_path: Path) -> Iterator[Noteb
 
 def to_and_fro(widget: Widget) -> None:
     """Move every slider by keyboard until that is seen, then all of them back."""
-    moves = []
+    moves, before = [], widget.still
     for slider in widget.sliders():
-        before = widget.picture()
         there, back = ("ArrowRight", "ArrowLeft") if slider.place() < 1 else ("ArrowLeft", "ArrowRight")
         presses = 1
-        while not differ(before, widget.press(slider, there)):
+        while not differ(before, after := widget.press(slider, there)):
             assert presses < MOST_PRESSES, f"{presses} steps of {slider.label} change nothing: {widget.words()}"
             presses += 1
         moves.append((slider, [back] * presses))
+        before = after
     shown = widget.shown()
     for slider, keys in moves:
         widget.type(slider, *keys)
@@ -87,11 +87,11 @@ def to_and_fro(widget: Widget) -> None:
     assert not differ(widget.still, after), f"after moves there and back another picture stays: {widget.words()}"
 
 
-def drag(widget: Widget) -> int:
+def drag(widget: Widget, moves: int) -> int:
     """Drag the first slider far and fast, and see that the picture that stays is that of the last value."""
     slider, before = widget.sliders()[0], widget.picture()
     up = slider.place() <= 0.5
-    after, shown = widget.drag(slider, 0.9 if up else 0.1, FAST_MOVES)
+    after, shown = widget.drag(slider, 0.9 if up else 0.1, moves)
     assert differ(before, after), f"dragging {slider.label} changes nothing: {widget.words()}"
     again = widget.press(slider, *(("ArrowLeft", "ArrowRight") if up else ("ArrowRight", "ArrowLeft")))
     assert not differ(after, again), f"dragging {slider.label} left a picture of another value: {widget.words()}"
@@ -105,7 +105,7 @@ def test_a_chapter_runs_and_its_widgets_follow_the_hand(browser, lab, name, tmp_
             assert not differ(widget.still, widget.picture()), f"moved before it was touched: {widget.words()}"
             if widget.sliders():
                 to_and_fro(widget)
-                drag(widget)
+                drag(widget, FEW_MOVES)
 
 
 def test_a_widget_does_what_keys_and_mouse_ask_and_survives_an_error(browser, lab, tmp_path):
@@ -137,7 +137,7 @@ def test_a_widget_does_what_keys_and_mouse_ask_and_survives_an_error(browser, la
         assert differ(on_the_right, grown)
         assert widget.words() == "a big dot on the right at 20, 8 high"
 
-        assert drag(widget) < FAST_MOVES, "moves that were overtaken must be dropped"
+        assert drag(widget, MANY_MOVES) < MANY_MOVES, "moves that were overtaken must be dropped"
         away = int(along.value())
         assert widget.words() == f"a big dot on the right at {away}, 8 high"
 

@@ -46,7 +46,7 @@ Scene = Callable[[Figure], Callable[..., str]]
 REST = 0.4  # seconds without a move after which the picture is drawn again in full sharpness
 WIDGET = "application/vnd.jupyter.widget-view+json"  # the MIME type of a live widget
 CONTROL_WIDTH = "345px"
-LETTER = 7.2  # pixels of a letter of a label, on average
+LETTER, WIDE_LABEL = 7.2, 130  # pixels of a letter, on average; and of a label that gets a row of its own
 
 
 @dataclass
@@ -93,7 +93,8 @@ def slider(low: float, high: float, value: float, step: float | None = None, log
             step or _step(low, high, whole),
         )
         samples = [low, low + round((high - low) / 2 / step) * step, high]
-        form = {} if whole else {"readout_format": f".{max(0, math.ceil(-math.log10(step)))}f"}
+        decimals = len(f"{step:.10g}".partition(".")[2])  # 0.025 has three
+        form = {} if whole else {"readout_format": f".{decimals}f"}
     steps = (at - low) / step
     if abs(steps - round(steps)) > 1e-6:  # the browser would move it to the next step by itself
         raise ValueError(f"slider: expected a value on a step of {step:g} from {low:g}, got {at:g}")
@@ -246,7 +247,8 @@ class Explorer:
     def live(self, still: bytes) -> ipywidgets.VBox:
         """The widget, showing `still` first. A move costs one quick drawing; the front end holds others back."""
         label = 12 + LETTER * max(len(name) for name in self.controls)
-        style, layout = {"description_width": f"{label:.0f}px"}, {"width": CONTROL_WIDTH}
+        wide = label > WIDE_LABEL or len(self.controls) == 1
+        style, layout = {"description_width": f"{label:.0f}px"}, {"width": "98%" if wide else CONTROL_WIDTH}
         knobs = {
             name: control.make(description=name.replace("_", " "), style=style, layout=layout)
             for name, control in self.controls.items()
