@@ -93,23 +93,24 @@ STILLS = """() => {
 # is decoded, then a frame begins, and what is posted from within a frame is handled after its painting.
 WATCH = """image => {
     if (image.watch) return;
-    const watch = image.watch = {shown: 0, last: 0, pressed: null, times: []};
+    const watch = image.watch = {shown: 0, pending: 0, last: 0, pressed: null, times: []};
     document.addEventListener('keydown', () => { watch.pressed = performance.now(); }, true);
     const painted = new MessageChannel();
     painted.port1.onmessage = () => {
         watch.shown += 1;
+        watch.pending -= 1;
         watch.last = performance.now();
         if (watch.pressed !== null) watch.times.push(watch.last - watch.pressed);
         watch.pressed = null;
     };
     const decoded = () => requestAnimationFrame(() => painted.port2.postMessage(0));
-    const replaced = () => {};  // before it was decoded: nobody saw it
-    const changed = () => image.decode().then(decoded, replaced);
+    const replaced = () => { watch.pending -= 1; };  // before it was decoded: nobody saw it
+    const changed = () => { watch.pending += 1; image.decode().then(decoded, replaced); };
     new MutationObserver(changed).observe(image, {attributes: true, attributeFilter: ['src']});
 }"""
 # While a slider moves, pictures are coarse; the one that stays has as many pixels as the first.
 SETTLED = """([image, shown, sharp, quiet]) => image.complete && image.naturalWidth === sharp
-    && image.watch.shown > shown && performance.now() - image.watch.last > quiet"""
+    && image.watch.pending === 0 && image.watch.shown > shown && performance.now() - image.watch.last > quiet"""
 PLACE = """handle => {
     const slider = handle.closest('.noUi-target').noUiSlider;
     const {min, max} = slider.options.range;
