@@ -19,15 +19,6 @@ def no_claims_before():
     made.clear()
 
 
-@pytest.fixture
-def displayed(monkeypatch):
-    """As in a notebook: the (forms, metadata) of all that is shown."""
-    shown = []
-    monkeypatch.setattr("lbdl.show.in_notebook", lambda: True)
-    monkeypatch.setattr("lbdl.show.display", lambda forms, metadata, raw: shown.append((forms, metadata)))
-    return shown
-
-
 # The four forms, true and false.
 
 

@@ -26,15 +26,6 @@ def no_figures_left():
     plt.close("all")
 
 
-@pytest.fixture
-def displayed(monkeypatch):
-    """As in a notebook: the (forms, metadata) of all that is shown."""
-    shown = []
-    monkeypatch.setattr("lbdl.show.in_notebook", lambda: True)
-    monkeypatch.setattr("lbdl.show.display", lambda forms, metadata, raw: shown.append((forms, metadata)))
-    return shown
-
-
 def typical():
     """A figure like most: two panels of lines and points, labels, a title, mathematics."""
     fig, (left, right) = plt.subplots(1, 2)

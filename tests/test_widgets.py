@@ -671,13 +671,10 @@ def test_the_description_says_what_the_docstring_and_update_say_and_the_controls
 
 
 @pytest.fixture
-def displayed(monkeypatch):
-    """As in a notebook: the (forms, metadata) of all that is shown."""
-    shown = []
-    monkeypatch.setattr("lbdl.show.in_notebook", lambda: True)
-    monkeypatch.setattr("lbdl.show.display", lambda forms, metadata, raw: shown.append((forms, metadata)))
+def displayed(displayed, monkeypatch):
+    """What is shown, without the explorers of other tests."""
     monkeypatch.setattr(widgets, "shown", [])
-    return shown
+    return displayed
 
 
 def test_explore_shows_picture_description_and_live_widget_in_one_output_and_then_the_caption(displayed):
