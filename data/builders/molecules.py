@@ -38,7 +38,8 @@ def molecules() -> Built:
     arrays = _graphs(usual, elements)
     facts = {"all": len(lines), "molecules": len(usual), "train": len(usual) - 2 * HELD_OUT, "held_out": HELD_OUT}
     facts |= {"atoms": len(arrays["atoms"]), "bonds": len(arrays["bonds"]), "elements": len(elements)}
-    return {"molecules.npz": npz(**arrays, held_out=np.array(HELD_OUT))}, facts
+    borders = np.array([len(usual) - 2 * HELD_OUT, len(usual) - HELD_OUT, len(usual)], np.int32)  # of the splits
+    return {"molecules.npz": npz(**arrays, borders=borders)}, facts
 
 
 def _graphs(usual: list, elements: list[str]) -> dict[str, np.ndarray]:

@@ -289,11 +289,11 @@ def molecules(split: str = "train", device: torch.device | str = "cpu") -> Molec
         See `Molecules`; atoms are numbered from 0 within the split. Hydrogens are counted, not drawn as atoms.
     """
     _one_of("split", split, ("train", "validation", "test", "all"))
-    names = ("atoms", "bonds", "atoms_in", "bonds_in", "area", "smiles", "elements", "held_out")
-    atoms, bonds, atoms_in, bonds_in, area, smiles, elements, held_out = _arrays("molecules.npz", *names)
-    borders = {"train": (0, len(area) - 2 * held_out), "validation": (len(area) - 2 * held_out, len(area) - held_out)}
-    borders |= {"test": (len(area) - held_out, len(area)), "all": (0, len(area))}
-    first, last = borders[split]
+    names = ("atoms", "bonds", "atoms_in", "bonds_in", "area", "smiles", "elements", "borders")
+    atoms, bonds, atoms_in, bonds_in, area, smiles, elements, borders = _arrays("molecules.npz", *names)
+    train, validation, everything = borders.tolist()
+    parts = {"train": (0, train), "validation": (train, validation), "test": (validation, everything)}
+    first, last = (parts | {"all": (0, everything)})[split]
     atom, bond = ([n[:first].sum(dtype=int), n[:last].sum(dtype=int)] for n in (atoms_in, bonds_in))
     ends, types = bonds[slice(*bond), :2] - atom[0], bonds[slice(*bond), 2]
     molecule = np.repeat(np.arange(last - first), atoms_in[first:last])
