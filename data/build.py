@@ -135,7 +135,8 @@ DATASETS = [
         "The voices of eSpeak NG and flite are synthetic; the human voice is real.",
         "{words} words, {voices} synthetic voices and 1 human voice, {recordings:,} recordings, {minutes:.0f} minutes",
         "by voice: {train} train, {validation} validation, {test} test, no speaker or eSpeak variant in two of them; "
-        "the human voice is a split of its own",
+        "the human voice is a split of its own. How well they help to recognize the human voice was one of the "
+        "measures by which the synthetic voices were chosen, so a score on it is a little optimistic",
         speech.SOURCES,
         "the human voice: Allison Smith, recorded for Asterisk with support from Digium, Inc., "
         "[CC BY-SA 3.0](https://creativecommons.org/licenses/by-sa/3.0/), resampled and evened in loudness; so these "

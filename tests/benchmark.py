@@ -61,7 +61,7 @@ def timed(action: Callable, *arguments) -> tuple[float, object]:
 def up_to_picture(executed, script: Path, mark: str = "") -> bool:
     """Write the chapter as script and notebook, cut after the first cell that shows a picture and has `mark` in it."""
     for number, cell in enumerate(executed.cells, 1):
-        shows = any("image/png" in output.get("data", {}) for output in cell.get("outputs", ()))
+        shows = any({"image/png", "image/jpeg"} & set(output.get("data", {})) for output in cell.get("outputs", ()))
         if shows and mark in cell.source:
             part = jupytext.reads(jupytext.writes(executed, "py:percent"), "py:percent")  # without outputs
             part.cells = part.cells[:number]

@@ -84,7 +84,7 @@ STILLS = """() => {
         for (let i = 0; i < (cell.outputs?.length ?? 0); i++) {
             const data = cell.outputs.get(i).toJSON().data ?? {};
             const live = 'application/vnd.jupyter.widget-view+json' in data;
-            if (live && 'image/png' in data) found.push(data['image/png']);
+            for (const form of ['image/png', 'image/jpeg']) if (live && form in data) found.push(data[form]);
         }
     }
     return found;

@@ -125,7 +125,7 @@ def differences(stored: list[dict], new: list[dict]) -> list[str]:
 
 
 def _form_difference(kind: str, form: str, stored: object, new: object, held: str) -> list[str]:
-    if form == "image/png":
+    if form in ("image/png", "image/jpeg"):
         problem = picture_difference(stored, new, held)
         return [f"{kind} {form}: {problem}"] if problem else []
     stored, new = (text if isinstance(text, str) else repr(text) for text in (stored, new))

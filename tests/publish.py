@@ -26,7 +26,7 @@ from PIL import Image, ImageOps
 
 from lbdl import chapters, data
 from lbdl.bars import VARIABLE
-from lbdl.figures import png
+from lbdl.figures import compact
 from tests.compare import UNSTABLE, differences
 
 BOOK = data.FOLDER / "book.yaml"
@@ -140,7 +140,7 @@ def cover() -> bytes:
         picture = ImageOps.contain(picture_of(number, figure), (wide - 60, high - 60), Image.Resampling.LANCZOS)
         left, top = place % 2 * wide, place // 2 * high
         page.paste(picture, (left + (wide - picture.width) // 2, top + (high - picture.height) // 2))
-    return png(page)
+    return compact(page)
 
 
 def _places(script: Path) -> dict[str, tuple[str, int]]:
@@ -164,7 +164,8 @@ def concordance() -> str:
     parts = [
         "# Concordance with the book\n",
         "Made by `make outputs` from `data/book.yaml` and the chapters; do not edit. Section numbers are the book's, "
-        "and link to the notebook; figures, equations and tables link to the line of the script that computes them.\n",
+        "and link to the notebook; figures, equations and tables link to the line of the script that computes them. "
+        "What they compute with is in [The data](00_the_data.ipynb).\n",
     ]
     index: list[tuple[str, str]] = []
     for chapter in contents["chapters"]:

@@ -12,7 +12,8 @@ import torch
 from lbdl import chapters, widgets
 from lbdl.chapters import Cell
 
-SCRIPTS = sorted(chapters.FOLDER.glob("[0-9][0-9]_*.py"))
+PAIRED = sorted(chapters.FOLDER.glob("[0-9][0-9]_*.py"))
+SCRIPTS = [script for script in PAIRED if not script.stem.startswith("00")]  # the chapters; 00 shows the data
 DTYPE = "default dtype after the last cell"  # a key that no cell can name
 
 

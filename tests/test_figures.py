@@ -14,7 +14,7 @@ from matplotlib import font_manager
 from matplotlib.colors import is_color_like, to_rgb
 from PIL import Image
 
-from lbdl import color, figure, figures, log_scale, use_style
+from lbdl import color, data, figure, figures, log_scale, use_style
 from tests.compare import differences
 
 ROOT = Path(__file__).parents[1]
@@ -81,7 +81,7 @@ def shades():
 @pytest.mark.parametrize("draw", [typical, shades])
 def test_the_stored_picture_shows_no_difference_to_what_was_drawn(draw):
     picture = figures.pixels(draw())
-    stored = Image.open(io.BytesIO(figures.png(picture))).convert("RGB")
+    stored = Image.open(io.BytesIO(figures.compact(picture))).convert("RGB")
     change = np.abs(np.asarray(picture, np.int16) - np.asarray(stored, np.int16)).max(-1)
     assert change.max() <= 24
     assert (change > 8).mean() <= 2e-3
@@ -89,9 +89,36 @@ def test_the_stored_picture_shows_no_difference_to_what_was_drawn(draw):
 
 def test_a_picture_of_many_colours_keeps_them_all():
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
-    stored = Image.open(io.BytesIO(figures.png(Image.fromarray(noise))))
+    stored = Image.open(io.BytesIO(figures.compact(Image.fromarray(noise))))
     assert stored.mode == "RGB"
     assert np.array_equal(np.asarray(stored), noise)
+
+
+def photograph():
+    """A figure with a photograph: more colours than a drawing ever has."""
+    fig = plt.figure(figsize=(4, 4))
+    fig.subplots().imshow(data.photographs("test").images[0].permute(1, 2, 0).numpy())
+    return fig
+
+
+def test_a_photograph_is_stored_as_jpeg_and_looks_the_same():
+    picture = figures.pixels(photograph())
+    content = figures.compact(picture)
+    stored = Image.open(io.BytesIO(content))
+    assert stored.format == "JPEG"
+    change = np.abs(np.asarray(picture, np.int16) - np.asarray(stored, np.int16))
+    assert change.mean() < 3
+    png = io.BytesIO()
+    picture.save(png, "png", optimize=True)
+    assert len(content) < len(png.getvalue()) / 3
+
+
+def test_a_picture_is_announced_as_what_it_is(displayed):
+    for draw in (typical, photograph):
+        figure("1.1", "a caption", "words", draw())
+    forms = [set(forms) & {"image/png", "image/jpeg"} for forms, _ in displayed[::2]]
+    assert forms == [{"image/png"}, {"image/jpeg"}]
+    assert displayed[2][1]["image/jpeg"] == {"width": 400, "height": 400, "alt": "words"}
 
 
 def test_no_time_and_no_software_is_written_into_the_png():

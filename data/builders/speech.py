@@ -64,7 +64,7 @@ class Voice(NamedTuple):
 
 
 # A variant is in one split only, with all that share its name but for the number. None has a `breath`: eSpeak NG
-# makes that from memory it never set, and says it otherwise each time.
+# says words otherwise each time with the five variants seen to have one (f2, f3, f5, sandro, victor).
 _TABLE = """
 slt flite en-us f 0 150 train
 slt-slow flite en-us f 0 125 train
@@ -97,7 +97,7 @@ grandma espeak en-us f 50 145 validation
 Andrea espeak en f 45 130 validation
 quincy espeak en-us m 55 145 validation
 antonio espeak en-gb-x-rp m 50 125 validation
-awb flite en-us m 0 150 test
+awb flite en-gb-scotland m 0 150 test
 Annie espeak en-us f 50 150 test
 belinda espeak en-gb-x-rp f 40 160 test
 Hugo espeak en-us-nyc m 60 140 test

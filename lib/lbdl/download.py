@@ -95,3 +95,10 @@ def _remove_leftovers(folder: Path, after: float = 3600) -> None:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+if __name__ == "__main__":
+    try:
+        print(f"the language model is in {smollm2()}")
+    except DataError as error:
+        sys.exit(f"{error}")

@@ -19,6 +19,7 @@ from lbdl.show import HELD, publish
 SHARPNESS = 2  # stored pixels per logical pixel, so that figures stay sharp on high-density screens
 LOGICAL_DPI = 100  # a figure of 7 inches is shown 700 pixels wide
 PALETTE_ERROR, SEEN, SHARE_SEEN = 24, 8, 2e-3  # a palette may move no pixel by over 24 of 255, few by over 8
+PHOTOGRAPHIC = 2**16  # a picture of more colours than this holds photographs
 
 # Paul Tol's vibrant and muted schemes: told apart with any colour vision, dark enough for text on white.
 color = SimpleNamespace(
@@ -64,9 +65,12 @@ def pixels(fig: Figure) -> Image.Image:
     return Image.fromarray(np.asarray(fig.canvas.buffer_rgba())).convert("RGB")
 
 
-def png(picture: Image.Image) -> bytes:
-    """A small PNG: with a palette of 256 colours where nobody sees the difference, else with all; no time stamps."""
+def compact(picture: Image.Image) -> bytes:
+    """A small file: JPEG for photographs, else PNG, with 256 colours where nobody sees the difference; no dates."""
     stream = io.BytesIO()
+    if picture.getcolors(PHOTOGRAPHIC) is None:
+        picture.save(stream, "jpeg", quality=85, subsampling=0, optimize=True)
+        return stream.getvalue()
     for rounds in (0, 1):  # of k-means, which finds better colours for smooth shades and takes longer
         small = picture.quantize(256, Image.Quantize.MAXCOVERAGE, kmeans=rounds, dither=Image.Dither.NONE)
         change = np.abs(np.asarray(small.convert("RGB"), np.int16) - np.asarray(picture, np.int16)).max(-1)
@@ -79,14 +83,14 @@ def png(picture: Image.Image) -> bytes:
 
 def _sharp(fig: Figure) -> bytes:
     fig.set_dpi(LOGICAL_DPI * SHARPNESS)
-    return png(pixels(fig))
+    return compact(pixels(fig))
 
 
 def picture_bundle(image: bytes, size: tuple[float, float], alt: str, held: str) -> tuple[dict, dict]:
     """The MIME forms and the display metadata of a picture with its text description."""
     width, height = (round(inches * LOGICAL_DPI) for inches in size)
-    metadata = {"image/png": {"width": width, "height": height, "alt": alt}, "lbdl": {"held": held}}
-    return {"image/png": image}, metadata
+    form = "image/png" if image.startswith(b"\x89PNG") else "image/jpeg"
+    return {form: image}, {form: {"width": width, "height": height, "alt": alt}, "lbdl": {"held": held}}
 
 
 def figure(number: str, caption: str, alt: str, fig: Figure | None = None, held: str = "exact") -> None:

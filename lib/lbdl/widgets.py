@@ -39,7 +39,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
-from lbdl.figures import HELD, LOGICAL_DPI, SHARPNESS, picture_bundle, pixels, png, publish_caption
+from lbdl.figures import HELD, LOGICAL_DPI, SHARPNESS, compact, picture_bundle, pixels, publish_caption
 from lbdl.show import publish
 
 Scene = Callable[[Figure], Callable[..., str]]
@@ -236,8 +236,8 @@ class Explorer:
         return canvas
 
     def still(self) -> bytes:
-        """The picture at the values that the controls start with, as PNG."""
-        return png(self.sharp.draw_all(self.start))
+        """The picture at the values that the controls start with, as PNG or JPEG."""
+        return compact(self.sharp.draw_all(self.start))
 
     def describe(self) -> str:
         """The still picture in words: what the scene's docstring says, what `update` says, and the controls."""
