@@ -26,7 +26,7 @@ from PIL import Image, ImageOps
 
 from lbdl import chapters, data
 from lbdl.bars import VARIABLE
-from lbdl.figures import compact
+from lbdl.figures import png
 from tests.compare import UNSTABLE, differences
 
 BOOK = data.FOLDER / "book.yaml"
@@ -140,7 +140,7 @@ def cover() -> bytes:
         picture = ImageOps.contain(picture_of(number, figure), (wide - 60, high - 60), Image.Resampling.LANCZOS)
         left, top = place % 2 * wide, place // 2 * high
         page.paste(picture, (left + (wide - picture.width) // 2, top + (high - picture.height) // 2))
-    return compact(page)
+    return png(page)
 
 
 def _places(script: Path) -> dict[str, tuple[str, int]]:

@@ -74,7 +74,7 @@ def shades():
     """A figure of smooth shades, which 256 colours may not be enough for."""
     fig = plt.figure(figsize=(3, 2))
     x, y = np.meshgrid(np.linspace(0, 1, 100), np.linspace(0, 1, 100))
-    fig.subplots().imshow(np.stack([x, y, 1 - x * y], -1), interpolation="bilinear")
+    fig.subplots().imshow(np.stack([x, y, 1 - x * y], -1))
     return fig
 
 

@@ -19,7 +19,7 @@ from lbdl.show import HELD, publish
 SHARPNESS = 2  # stored pixels per logical pixel, so that figures stay sharp on high-density screens
 LOGICAL_DPI = 100  # a figure of 7 inches is shown 700 pixels wide
 PALETTE_ERROR, SEEN, SHARE_SEEN = 24, 8, 2e-3  # a palette may move no pixel by over 24 of 255, few by over 8
-PHOTOGRAPHIC = 2**16  # a picture of more colours than this holds photographs
+PHOTOGRAPHIC = 2**14  # a picture of more colours than this holds photographs
 
 # Paul Tol's vibrant and muted schemes: told apart with any colour vision, dark enough for text on white.
 color = SimpleNamespace(
@@ -66,11 +66,17 @@ def pixels(fig: Figure) -> Image.Image:
 
 
 def compact(picture: Image.Image) -> bytes:
-    """A small file: JPEG for photographs, else PNG, with 256 colours where nobody sees the difference; no dates."""
+    """A small file, always the same: JPEG where there are photographs in a picture, else PNG."""
+    if picture.getcolors(PHOTOGRAPHIC) is not None:
+        return png(picture)
     stream = io.BytesIO()
-    if picture.getcolors(PHOTOGRAPHIC) is None:
-        picture.save(stream, "jpeg", quality=85, subsampling=0, optimize=True)
-        return stream.getvalue()
+    picture.save(stream, "jpeg", quality=85, subsampling=0, optimize=True)
+    return stream.getvalue()
+
+
+def png(picture: Image.Image) -> bytes:
+    """A small PNG: with a palette of 256 colours where nobody sees the difference, else with all; no time stamps."""
+    stream = io.BytesIO()
     for rounds in (0, 1):  # of k-means, which finds better colours for smooth shades and takes longer
         small = picture.quantize(256, Image.Quantize.MAXCOVERAGE, kmeans=rounds, dither=Image.Dither.NONE)
         change = np.abs(np.asarray(small.convert("RGB"), np.int16) - np.asarray(picture, np.int16)).max(-1)
