@@ -68,13 +68,9 @@ print(clothes.shape, clothes.dtype, "classes:", ", ".join(data.CLOTHES))
 
 # %%
 fig, axes = plt.subplots(1, 2, figsize=(9, 4.6))
-for ax, images, labels, names in zip(
-    axes,
-    (digits, clothes),
-    (digit_labels, clothes_labels),
-    (data.DIGITS, data.CLOTHES),
-    strict=True,
-):
+left = (axes[0], digits, digit_labels, data.DIGITS)
+right = (axes[1], clothes, clothes_labels, data.CLOTHES)
+for ax, images, labels, names in (left, right):
     rows = [images[labels == k][:10, 0] for k in range(10)]  # ten of (10, 28, 28)
     ax.imshow(1 - torch.stack(rows).transpose(1, 2).reshape(280, 280).cpu(), vmin=0, vmax=1)
     ax.set(xticks=[], yticks=range(14, 280, 28), yticklabels=names)
@@ -216,26 +212,24 @@ print("".join(characters[code] for code in codes[8000:8040].tolist()))
 words, vectors = data.glove(DEVICE)  # 20,000 words, (20000, 50)
 directions = vectors / vectors.norm(dim=1, keepdim=True)
 for word in ("physics", "monday", "cello", "paris", "seven"):
-    nearest = (
-        (directions @ directions[words.index(word)]).topk(7).indices[1:]
-    )  # the nearest is the word itself
+    likeness = directions @ directions[words.index(word)]  # (20000,)
+    nearest = likeness.topk(7).indices[1:]  # without the word itself
     print(f"{word:>8}:", ", ".join(words[i] for i in nearest))
 
 # %% [markdown]
 # ## Spoken words
 #
 # Fifty-four words: digits, weekdays, months, and the alphabet that pilots spell with. Thirty-six voices of two
-# speech synthesizers say them, women and men, from five accents; and so does one human being, Allison Smith, whom
-# you may know from telephone menus. Models are trained on the synthetic voices only, so that she is a fair and a
-# hard test. The quality is the telephone's: 8,000 samples a second.
+# speech synthesizers say them, women and men, in eight accents; and so does one human being, Allison Smith, whom
+# you may know from telephone menus. Models are trained on the synthetic voices only, so that she is a hard test. It
+# is a little too kind a one: how well they help to understand her had a say in which synthetic voices were taken.
+# The quality is the telephone's: 8,000 samples a second.
 
 # %%
 said = {split: data.speech(split, DEVICE) for split in ("train", "validation", "test", "human")}
 for split, recordings in said.items():
-    speakers = sorted(
-        {recordings.speakers[v] for v in recordings.voices.tolist()}, key=recordings.speakers.index
-    )
-    print(f"{split}: {tuple(recordings.waves.shape)}, {', '.join(speakers)}")
+    present = [recordings.speakers[v] for v in recordings.voices.unique().tolist()]
+    print(f"{split}: {tuple(recordings.waves.shape)}, {', '.join(present)}")
 
 
 # %%
@@ -265,18 +259,10 @@ def player(wave_form):
 # Listen. Three of the five are for training; awb is one of the synthetic voices kept for the test.
 
 # %%
-speakers = {
-    "slt": "flite, American",
-    "f4": "eSpeak, Scottish",
-    "edward": "eSpeak, British",
-    "awb": "flite, test",
-}
-speakers |= {"Allison": "human"}
-table = (
-    "<table><tr><th></th>"
-    + "".join(f"<th>{name}<br>{about}</th>" for name, about in speakers.items())
-    + "</tr>"
-)
+speakers = {"slt": "flite, American", "f4": "eSpeak, Scottish", "edward": "eSpeak, British"}
+speakers |= {"awb": "flite, test", "Allison": "human"}
+titles = "".join(f"<th>{name}<br>{about}</th>" for name, about in speakers.items())
+table = f"<table><tr><th></th>{titles}</tr>"
 for word in ("seven", "november", "tuesday"):
     cells = "".join(f"<td>{player(find(word, speaker))}</td>" for speaker in speakers)
     table += f"<tr><th>{word}</th>{cells}</tr>"
@@ -294,31 +280,20 @@ def loudness(wave_form):
 
 # %%
 fig, axes = plt.subplots(2, 5, figsize=(10, 3.6), sharey="row", height_ratios=(1, 2))
+lasts = {}
 for (above, below), speaker in zip(axes.T, speakers, strict=True):
     wave_form = find("seven", speaker)
-    seconds = len(wave_form) / data.SAMPLE_RATE
+    lasts[speaker] = end = len(wave_form) / data.SAMPLE_RATE
     above.plot(torch.arange(len(wave_form)) / data.SAMPLE_RATE, wave_form, color=color.data, lw=0.5)
     above.set(
-        title=f"{speaker} ({speakers[speaker].split(',')[0]})",
-        xlim=(0, seconds),
-        xticks=[],
-        yticks=[],
+        title=f"{speaker} ({speakers[speaker].split(',')[0]})", xlim=(0, end), xticks=[], yticks=[]
     )
-    image = loudness(wave_form)
+    shades = {"vmin": -40, "vmax": 25, "cmap": "gray_r"}
     below.imshow(
-        image,
-        origin="lower",
-        aspect="auto",
-        extent=(0, seconds, 0, 4),
-        vmin=-40,
-        vmax=25,
-        cmap="gray_r",
+        loudness(wave_form), origin="lower", aspect="auto", extent=(0, end, 0, 4), **shades
     )
     below.set(xlabel="seconds", ylabel="kHz" if speaker == "slt" else "")
-alt = "; ".join(
-    f"{speaker} takes {len(find('seven', speaker)) / data.SAMPLE_RATE:.2f} s"
-    for speaker in speakers
-)
+alt = "; ".join(f"{speaker} takes {seconds:.2f} s" for speaker, seconds in lasts.items())
 figure("0.4", "“Seven”: air pressure over time, and how loud each frequency is.", alt)
 
 # %% [markdown]
