@@ -93,6 +93,7 @@ def importable(*tools: Source) -> None:
     for tool in tools:
         folder = CACHE / f"{tool.sha256}.unpacked"
         if not folder.exists():
-            with tempfile.TemporaryDirectory(dir=CACHE.parent, prefix="partial-") as partial:
+            CACHE.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=CACHE, prefix="partial-") as partial:
                 tool.unpack(Path(partial)).replace(folder)
         sys.path.append(str(folder))
