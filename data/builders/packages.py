@@ -13,7 +13,8 @@ from functools import cache
 from pathlib import Path
 
 CACHE = Path(__file__).resolve().parents[2] / ".cache" / "packages"
-PLATFORM = ["--python-version", "3.11", "--implementation", "cp", "--platform", "manylinux_2_28_x86_64"]
+PLATFORM = ["--python-version", "3.11", "--implementation", "cp"]
+PLATFORM += ["--platform", "manylinux_2_28_x86_64", "--platform", "manylinux2014_x86_64"]
 
 
 @dataclass(frozen=True)
