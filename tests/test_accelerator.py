@@ -566,6 +566,17 @@ def test_chapter_runs_on_the_accelerator(script):
         )
 
 
+def test_the_data_page_runs_on_the_accelerator(tmp_path):
+    """It has no numbered sections; one number makes a section of it all. The spectrograms are of what is heard."""
+    page = chapters.path_of(0).read_text(encoding="utf-8")
+    draft = tmp_path / "00_draft.py"
+    draft.write_text(page.replace("# ## ", "# ## 0.1 ", 1), encoding="utf-8")
+    process = run_python("tests.run_on_accelerator", str(draft))
+    assert process.returncode == 0, process.stderr
+    heavy = last_line(process)
+    assert set(heavy["0.1"]) | set(heavy["end"]) <= {"_fft_r2c"}
+
+
 def test_allowances_are_for_sections_that_exist():
     sections = {section for script in SCRIPTS for section in chapters.sections(script)}
     unknown = {place for place in ALLOWED_ON_CPU if place.removesuffix(" widgets") not in sections}
