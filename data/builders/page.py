@@ -8,6 +8,8 @@ import numpy as np
 from PIL import Image
 
 from builders import molecules, pictures
+from lbdl.data import EMOJI_STYLES, MU_LAW
+from lbdl.figures import compact, pixels
 
 SHOWN = 4  # a data set of more files than this gets its checksums from the manifest only
 
@@ -48,7 +50,7 @@ def readme(sections: list[str], files: dict[str, bytes]) -> str:
         "open [chapters/00_the_data.ipynb](../chapters/00_the_data.ipynb).\n\n"
         "The code's licence (../LICENSE) does not cover the data: each has its own, named below; the texts that a "
         "licence asks for are in `licences/`. The language model of chapters 7 and 8 is not here: "
-        "`lbdl.data.smollm2()` downloads it once.\n\n![Samples of the data sets that can be seen](samples.png)\n"
+        "`lbdl.data.smollm2()` downloads it once.\n\n![Samples of the data sets that can be seen](samples.jpg)\n"
     )
     end = (
         "## book.yaml\n\nThe sections, figures, equations and index terms of the book, as facts: the contract "
@@ -77,12 +79,9 @@ def samples(files: dict[str, bytes]) -> bytes:
         axes.set_title(title, loc="left", fontsize=11, y=0.995, pad=-14)
         axes.set_ylim(image.height, -34 * image.width / width)
         axes.axis("off")
-    stream = io.BytesIO()
-    figure.savefig(stream, format="png", metadata={"Software": None})
+    drawn = pixels(figure)
     plt.close(figure)
-    small = io.BytesIO()
-    Image.open(stream).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(small, "png", optimize=True)
-    return small.getvalue()
+    return compact(drawn)  # JPEG, since it holds photographs
 
 
 def _arrays(files: dict[str, bytes], name: str) -> dict[str, np.ndarray]:
@@ -111,7 +110,7 @@ def _photographs(files) -> Image.Image:
 def _emoji(files) -> Image.Image:
     drawn = _arrays(files, "emoji.npz")
     every = np.linspace(0, len(drawn["noto"]) - 1, 36).astype(int)
-    image = _grid(np.concatenate([drawn[style][every] for style in pictures.STYLES]), 36)
+    image = _grid(np.concatenate([drawn[style][every] for style in EMOJI_STYLES]), 36)
     ground = Image.new("RGBA", image.size, "white")
     ground.alpha_composite(image)
     return ground.convert("RGB")
@@ -125,7 +124,7 @@ def _spectra(files) -> Image.Image:
     for name in ("slt", "f4", "m5", "Denis", speech.VOICES[-1].name):
         voice = [v.name for v in speech.VOICES].index(name)
         (i,) = np.flatnonzero((said["voice"] == voice) & (said["word"] == speech.WORDS.index("seven")))
-        wave = speech.from_mu_law(said["audio"][said["starts"][i] : said["starts"][i + 1]]) / 32768
+        wave = MU_LAW[said["audio"][said["starts"][i] : said["starts"][i + 1]]].astype(float)
         windows = np.lib.stride_tricks.sliding_window_view(wave, 256)[::64] * np.hanning(256)
         power = np.log10(np.abs(np.fft.rfft(windows)) ** 2 + 1e-5).T[::-1]
         shown.append(Image.fromarray(np.uint8(np.interp(power, [-4, 2], [255, 0]))).resize((240, 110)))

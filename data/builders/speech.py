@@ -181,13 +181,6 @@ def mu_law(samples: np.ndarray) -> np.ndarray:
     return (255 - (128 * (samples < 0) + 16 * exponent + mantissa)).astype(np.uint8)
 
 
-def from_mu_law(codes: np.ndarray) -> np.ndarray:
-    """Decode to 16-bit samples."""
-    bits = 255 - codes.astype(int)
-    magnitude = (((bits & 15) << 3) + 132 << (bits >> 4 & 7)) - 132
-    return np.where(bits & 128, -magnitude, magnitude).astype(np.int16)
-
-
 def speech() -> Built:
     """All recordings, voice after voice, one after another in `audio`, with the offset at which each starts."""
     importable(SCIPY)

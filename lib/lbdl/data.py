@@ -247,7 +247,7 @@ def speech(split: str = "train", device: torch.device | str = "cpu") -> Speech:
     lengths = np.diff(starts)[chosen]
     waves = np.zeros((len(chosen), lengths.max()), np.float32)
     for row, i in enumerate(chosen):
-        waves[row, : lengths[row]] = _MU_LAW[audio[starts[i] : starts[i + 1]]]
+        waves[row, : lengths[row]] = MU_LAW[audio[starts[i] : starts[i + 1]]]
     numbers = [torch.tensor(n, device=device).long() for n in (lengths, word[chosen], voice[chosen])]
     names = tuple(row["name"] for row in speakers)
     return Speech(torch.tensor(waves, device=device), *numbers, _lines(spelled), names)
@@ -260,7 +260,7 @@ def _mu_law_table() -> np.ndarray:
     return (np.where(bits & 128, -magnitude, magnitude) / 8192).astype(np.float32)
 
 
-_MU_LAW = _mu_law_table()
+MU_LAW = _mu_law_table()  # (256,) float32
 
 
 class Molecules(NamedTuple):

