@@ -216,7 +216,8 @@ ALLOWED: dict[str, Callable[[SimpleNamespace], Tensor]] = {
     "vmap": lambda t: torch.func.vmap(torch.sum)(t.gpu),
     "checkpointing": lambda t: torch.utils.checkpoint.checkpoint(nn.ReLU(), t.gpu, use_reentrant=False),
     "inference mode": lambda t: torch.inference_mode()(lambda x: put(x.reshape(2, 8) + 1, 0, 0.0))(t.gpu),
-    "least squares": lambda t: torch.linalg.lstsq(t.gpu, t.gpu).solution,
+    # LAPACK's last digits depend on where in memory the matrix lies
+    "least squares": lambda t: torch.linalg.lstsq(t.gpu, t.gpu).solution.round(decimals=5),
     "singular values": lambda t: torch.linalg.svd(t.gpu)[1],
     "eigenvalues": lambda t: torch.linalg.eigh(t.gpu)[0],
     "a triangular solve": lambda t: torch.linalg.solve_triangular(t.gpu.tril(), t.gpu, upper=False),
