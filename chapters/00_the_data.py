@@ -16,13 +16,14 @@
 # %% [markdown]
 # # The data: see and hear what the chapters learn from
 #
-# Everything in this companion is learned from real data, and they are few and small enough to know them in person.
+# Almost everything here is learned from real data; what is synthetic, such as most voices, is called so. The sets are
+# few and small enough to get to know.
 # This page shows each set once: how to load it, what comes, what it looks or sounds like, and what to keep in mind.
 # Nothing is fetched from anywhere; the files lie in `data/`, and
 # [data/README.md](../data/README.md) says where each is from, who made it and under which licence.
 #
-# Every loader takes `device=`, and where it makes sense `split=`. The splits are fixed in the files: what is for
-# testing today is for testing tomorrow. A file that is missing or damaged is an error that says what to run.
+# Every loader of tensors takes `device=`, and where it makes sense `split=`. The splits are fixed in the files: what
+# is for testing today is for testing tomorrow. A file that is missing or damaged is an error that says what to run.
 #
 # | set | loader | what it is | chapters |
 # |---|---|---|---|
@@ -54,7 +55,8 @@ DEVICE = device()
 # ## Digits and clothes
 #
 # **MNIST** is where most of the field began: digits that employees of the Census Bureau and high-school students
-# wrote, 28 by 28 grey values. Here are 8,000 to train and 2,000 to test, a seventh of the original. A model that
+# wrote, 28 by 28 grey values. Here are 8,000 to train and 2,000 to test, a seventh of the original and not split as
+# it is: the same hand may be on both sides, so scores cannot be compared with published ones. A model that
 # reads them well proves little; one that does not has a bug. **Fashion-MNIST** has the same format and is harder:
 # even people disagree on which grey shape is a shirt and which a coat.
 
@@ -166,7 +168,7 @@ figure(
 
 # %%
 def scene(canvas):
-    """Four empty frames, one a style."""
+    """One emoji in each of the four styles, side by side."""
     axes = canvas.subplots(1, 4)
     frames = []
     for ax, style in zip(axes, drawn, strict=True):
@@ -190,7 +192,7 @@ explore(
 # %% [markdown]
 # ## Shakespeare
 #
-# Nine plays in modern spelling. The first nine tenths of each are to train a model of text, the last scenes to
+# Nine plays in modern spelling. The first nine tenths of each are to train a model of text, the last tenth to
 # validate it: it knows the persons, but not how it ends. Besides the text there is each character's number, its
 # place in the sorted list of the characters that occur.
 
@@ -219,8 +221,9 @@ for word in ("physics", "monday", "cello", "paris", "seven"):
 # %% [markdown]
 # ## Spoken words
 #
-# Fifty-four words: digits, weekdays, months, and the alphabet that pilots spell with. Thirty-six voices of two
-# speech synthesizers say them, women and men, in eight accents; and so does one human being, Allison Smith, whom
+# Fifty-four words: digits, weekdays, months, and the alphabet that pilots spell with (November is in
+# both). Thirty-six voices of two speech
+# synthesizers say them, women and men, in eight accents; and so does one human being, Allison Smith, whom
 # you may know from telephone menus. Models are trained on the synthetic voices only, so that she is a hard test. It
 # is a little too kind a one: how well they help to understand her had a say in which synthetic voices were taken.
 # The quality is the telephone's: 8,000 samples a second.
