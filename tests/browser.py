@@ -266,12 +266,8 @@ class Widget:
         self.image.evaluate(WATCH)
 
     def sliders(self) -> list[Slider]:
-        """Its sliders."""
+        """Its sliders, those over named options included."""
         return [Slider(row) for row in self.box.locator(".widget-slider").all()]
-
-    def choices(self) -> list[Locator]:
-        """Its menus."""
-        return self.box.locator(".widget-dropdown select").all()
 
     def toggles(self) -> list[Locator]:
         """Its check boxes."""

@@ -114,7 +114,7 @@ def test_a_widget_does_what_keys_and_mouse_ask_and_survives_an_error(browser, la
     nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel}), lab.folder / "scene.ipynb")
     with ran(browser, lab, "scene", tmp_path) as notebook:
         (widget,) = notebook.widgets()
-        (along, height), (side,), (big,) = widget.sliders(), widget.choices(), widget.toggles()
+        (along, height, side), (big,) = widget.sliders(), widget.toggles()
         assert widget.words() == "a small dot on the left at 20, 5 high"
 
         at_six = widget.press(height, "ArrowRight")

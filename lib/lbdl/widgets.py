@@ -110,7 +110,7 @@ def _step(low: float, high: float, whole: bool) -> float:
 
 
 def choice(options: list, value: object = None) -> Control:
-    """A menu; it starts at `value`, by default the first option.
+    """A slider over named options (menus lose their arrow keys to JupyterLab); it starts at `value`, else the first.
 
     Raises:
         ValueError: no options, or a value that is none of them.
@@ -123,7 +123,7 @@ def choice(options: list, value: object = None) -> Control:
         raise ValueError(f"choice: expected one of {options}, got {value!r}")
     named = [(str(option), option) for option in options]  # without names, ipywidgets reads pairs as (name, value)
     span = "one of " + ", ".join(map(str, options))
-    return Control(value, span, options, lambda **k: ipywidgets.Dropdown(options=named, value=value, **k))
+    return Control(value, span, options, lambda **k: ipywidgets.SelectionSlider(options=named, value=value, **k))
 
 
 def toggle(value: bool = False) -> Control:
