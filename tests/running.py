@@ -58,10 +58,9 @@ def run(cells: list[Cell], script: Path, names: dict | None = None) -> dict:
 
 
 @functools.cache
-def shown(script: Path, section: str | None) -> tuple[dict, list[widgets.Explorer]]:
-    """Run a section alone, or with None the whole chapter, once: its names, and the explorers that it showed."""
+def shown(script: Path, section: str) -> tuple[dict, list[widgets.Explorer]]:
+    """Run a section alone, once: its names, and the explorers that it showed."""
     before = len(widgets.shown)
-    cells = code(chapters.cells(script)) if section is None else alone(script, section)
     with contextlib.redirect_stdout(io.StringIO()):
-        names = run(cells, script)
+        names = run(alone(script, section), script)
     return names, widgets.shown[before:]

@@ -300,10 +300,13 @@ def with_names_of_now(scene: Scene) -> Scene:
     see that: it would draw one section's curve through another section's points.
     """
     names = dict(scene.__globals__)
-    for name, value in names.items():
-        if isinstance(value, FunctionType) and value.__globals__ is scene.__globals__:
-            names[name] = _rebound(value, names)
-    return _rebound(scene, names)
+    own = {f for f in names.values() if isinstance(f, FunctionType) and f.__globals__ is scene.__globals__}
+    copies = {function: _rebound(function, names) for function in own | {scene}}
+    names.update({name: copies[f] for name, f in names.items() if isinstance(f, FunctionType) and f in copies})
+    for copy in copies.values():  # a default may be a function, too
+        given = copy.__defaults__ or ()
+        copy.__defaults__ = tuple(copies.get(d, d) if isinstance(d, FunctionType) else d for d in given)
+    return copies[scene]
 
 
 def _rebound(function: FunctionType, names: dict) -> FunctionType:
