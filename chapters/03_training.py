@@ -697,7 +697,7 @@ claim("nearest mean in the plane, after training", nearest_mean(*after), at_leas
 fig, axes = plt.subplots(1, 2, figsize=(8, 3.8))
 for ax, (_, points), title in zip(axes, (before, after), ("Before", "After"), strict=True):
     for digit in range(10):
-        cloud, shade = points[labels_new == digit].cpu(), color.classes[digit]
+        cloud, shade = points[labels_new == digit][:100].cpu(), color.classes[digit]
         ax.scatter(*cloud.T, s=4, color=shade, lw=0)
         if title == "After":
             at = {"ha": "center", "va": "center", "fontsize": 18, "weight": "bold"}
@@ -3223,8 +3223,6 @@ caption = "Signals forward and gradients back through a deep network."
 explore(scene, "3.4d", caption, (8.5, 3.2), activation=activation, **controls)
 
 # %% [markdown]
-#
-#
 # A good start does not help if training itself wanders to a bad place. The simple cure for a gradient that is
 # suddenly too long is **gradient norm clipping**: take all gradients as one long vector, and if its norm exceeds a
 # threshold, scale it down to it. The direction stays.
@@ -3402,13 +3400,13 @@ claim("share of the points that eight layers get right", right, at_least=1)
 # is easy. Nothing was said to the first seven layers about what they should prepare. It all came back from the loss
 # at the end, through the chain rule.
 #
-# The grid consists of 26 lines with 61 points each.
+# The grid consists of 18 lines with 61 points each.
 
 # %%
-ticks = torch.linspace(-1.2, 1.2, 13, dtype=torch.float64)
+ticks = torch.linspace(-1.2, 1.2, 9, dtype=torch.float64)
 fine = torch.linspace(-1.2, 1.2, 61, dtype=torch.float64)
-upright = torch.stack(torch.meshgrid(ticks, fine, indexing="ij"), dim=2)  # (13, 61, 2)
-grid = torch.cat([upright, upright.flip(2)])  # (26, 61, 2), lines of both directions
+upright = torch.stack(torch.meshgrid(ticks, fine, indexing="ij"), dim=2)  # (9, 61, 2)
+grid = torch.cat([upright, upright.flip(2)])  # (18, 61, 2), lines of both directions
 
 # %%
 planes, clouds = [grid], [x.cpu()]
@@ -3441,7 +3439,7 @@ shades = [color.classes[1] if k else color.classes[0] for k in y.tolist()]
 frame = {"xticks": [], "yticks": [], "xlim": (-1.25, 1.25), "ylim": (-1.25, 1.25)}
 
 # %% tags=["figure-3.4"]
-fig, axes = plt.subplots(2, 5, figsize=(8.6, 3.7))
+fig, axes = plt.subplots(2, 5, figsize=(8, 3.4))
 for d, ax in enumerate(axes.flat[:9]):
     for curve in planes[d]:
         ax.plot(*curve.T, color=color.quiet, lw=0.5)
