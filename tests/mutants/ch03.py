@@ -69,7 +69,7 @@ MUTANTS = [
     ("3.4", "(g * (a.value > 0),)", "(g * (a.value < 0),)"),
     ("3.4", "slope = (log_p.exp() - right) / len(labels)", "slope = log_p.exp() - right"),
     ("3.4", "gradient = gradient.sum(k, keepdim=True)", "gradient = gradient.mean(k, keepdim=True)"),
-    ("3.4", "gradient = start.grad\n", "gradient = -start.grad\n"),
+    ("3.4", "gradient = start.grad", "gradient = -start.grad"),
     ("3.4", "x2 = y2 - torch.tanh(y1 @ V)", "x2 = y2 + torch.tanh(y1 @ V)"),
     ("3.4", "noise = torch.randn(60, 64, 64, **draws) / 8", "noise = torch.randn(60, 64, 64, **draws) / 64"),
     ("3.4", "(longest / norm).clamp(max=1)", "(longest / norm)"),
@@ -95,11 +95,7 @@ MUTANTS = [
     ("3.6", "cosine(t - rise, T - rise)", "cosine(t, T)"),
     ("3.6", "= strength * rolls", "= rolls"),
     ("3.6", "[angle.sin(), size * angle.cos(), 0.1 * down]", "[angle.sin(), -size * angle.cos(), 0.1 * down]"),
-    (
-        "3.6",
-        ("3.6", "copy.deepcopy(pretrained[0]) if pre_trained else", "body() if pre_trained else"),
-        "body() if pre_trained else copy.deepcopy(pretrained[0])",
-    ),
+    ("3.6", "copy.deepcopy(pretrained[0]) if pre_trained else", "body() if pre_trained else"),
     # 3.7: counting operations, the law and its fit, the prediction, the team
     ("3.7", "EMBEDDED * hidden + hidden * CHARACTERS", "EMBEDDED * hidden * CHARACTERS"),
     ("3.7", "counted / (6 * size(128) * 500)", "counted / (2 * size(128) * 500)"),
