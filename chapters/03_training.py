@@ -2145,7 +2145,7 @@ claim("cosine between the gradients of 20 digits and of all", cosine, at_least=0
 # %%
 fig, ax = plt.subplots(figsize=(6.5, 3.2))
 passes = torch.arange(11)
-for (eta, curve), up in zip(full.items(), (0.05, 0.0, -0.05, 0.0), strict=True):
+for (eta, curve), up in zip(full.items(), (0.0, 0.0, -0.1, 0.1), strict=True):
     ax.plot(passes, curve, "-o", color=color.model, lw=1.2, ms=3.5)
     ax.text(10.15, curve[-1] + up, f"rate {eta:g}", color=color.model, va="center", fontsize=10)
 ax.plot(torch.linspace(0, 1, 21), stochastic, "-", color=color.gradient)
@@ -3176,7 +3176,7 @@ for (activation, gain), up in cases.items():
     if norms[0] > 1e-24:
         ax.text(-0.8, norms[0] * 10**up, words, ha="right", va="center", fontsize=11, color=shade)
     else:  # it leaves the frame
-        ax.text(15, 2e-24, words, fontsize=11, color=shade)
+        ax.text(18, 2e-24, words, fontsize=11, color=shade)
     said.append(f"{words}: 10 to the {norms[0].log10():.0f}")
 ax.set(yscale="log", ylim=(1e-24, 1e9), xlim=(-13, 50), yticks=[1e-24, 1e-16, 1e-8, 1, 1e8])
 ax.set(xlabel="layer", ylabel="norm of the gradient", xticks=range(0, 51, 10))
