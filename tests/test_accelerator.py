@@ -43,12 +43,7 @@ ALLOWED_ON_CPU: dict[str, set[str]] = {
     "3.4": {"mm"},  # 64 units wide, for a widget that computes on the CPU
     "3.4 widgets": {"mm"},
     "3.5": {"mm", "mv"},  # points of a line and of the plane, exactly and for drawing
-    "3.7": {
-        "_linalg_solve_ex",
-        "bmm",
-        "addmm",
-        "mm",
-    },  # the law's fit in 64 bits; the team's script, on the CPU by design
+    "3.7": {"_linalg_solve_ex", "bmm", "addmm", "mm"},  # by design: the law's fit in 64 bits, the team's script
 }
 
 # "ch05.GPT": function of the exported class that returns (model, input): small, on the CPU; several inputs as a tuple.

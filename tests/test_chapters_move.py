@@ -1,4 +1,4 @@
-"""Every section runs alone; its pictures with sliders can be moved everywhere, also after all other sections ran."""
+"""Every section runs alone; its pictures with sliders can be moved everywhere, whatever its names mean by then."""
 
 import ast
 import itertools
