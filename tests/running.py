@@ -45,13 +45,23 @@ def kernel_of(names: dict) -> Iterator[None]:
         torch.set_default_dtype(before)
 
 
+def first_names(script: Path) -> dict:
+    """The namespace of a kernel in which nothing was run yet."""
+    return {"__name__": "__main__", "__file__": str(script)}
+
+
+def execute(cell: Cell, script: Path, names: dict) -> None:
+    """Execute one code cell; tracebacks point into the script."""
+    exec(compile("\n" * (cell.line - 1) + cell.source, str(script), "exec"), names)
+
+
 def run(cells: list[Cell], script: Path, names: dict | None = None) -> dict:
-    """Execute code cells in order, in one namespace, and return it. Tracebacks point into the script."""
-    names = {"__name__": "__main__", "__file__": str(script)} if names is None else names
+    """Execute code cells in order, in one namespace, and return it."""
+    names = first_names(script) if names is None else names
     with kernel_of(names):
         try:
             for cell in code(cells):
-                exec(compile("\n" * (cell.line - 1) + cell.source, str(script), "exec"), names)
+                execute(cell, script, names)
         finally:
             plt.close("all")
     return names
