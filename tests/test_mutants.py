@@ -99,9 +99,7 @@ def test_what_is_not_a_failed_claim_is_no_catch():
     """The machinery itself: equal code passes, and another error is told, so that a catch means something."""
     right = "(y - f(x, w)).square()"
     same, broken, worse = (
-        (right, "(f(x, w) - y).square()"),
-        (right, "(y - g(x, w)).square()"),
-        (right, "(y - f(x, w)).abs()"),
+        (right, f"(y - {wrong}") for wrong in ("f(x, w)) ** 2", "g(x, w)).square()", "f(x, w)).abs()")
     )
     script = SCRIPTS[0]
     with contextlib.redirect_stdout(io.StringIO()):
