@@ -98,9 +98,9 @@ def test_mutants_name_sections_that_exist(script):
 def test_what_is_not_a_failed_claim_is_no_catch():
     """The machinery itself: equal code passes, and another error is told, so that a catch means something."""
     right = "(y - f(x, w)).square()"
-    same, broken, worse = (
-        (right, f"(y - {wrong}") for wrong in ("f(x, w)) ** 2", "g(x, w)).square()", "f(x, w)).abs()")
-    )
+    same, broken, worse = [
+        (right, wrong) for wrong in ("(f(x, w) - y).square()", "(y - g(x, w)).square()", "(y - f(x, w)).abs()")
+    ]
     script = SCRIPTS[0]
     with contextlib.redirect_stdout(io.StringIO()):
         ends = not_caught(alone(script, "1.1"), script, [same, broken, worse])
