@@ -9,6 +9,7 @@ from lbdl.claims import ClaimError, claim, claims_made
 from lbdl.devices import device, peak_memory, seconds, seed, synchronize
 from lbdl.exercises import check
 from lbdl.figures import color, figure, log_scale, use_style
+from lbdl.schematics import schematic
 from lbdl.show import note
 from lbdl.training import History, batches, fit
 from lbdl.widgets import choice, explore, slider, toggle
@@ -30,6 +31,7 @@ __all__ = [
     "note",
     "peak_memory",
     "progress",
+    "schematic",
     "seconds",
     "seed",
     "slider",
