@@ -8,12 +8,8 @@ import pytest
 from lbdl import chapters
 
 ROOT = chapters.FOLDER.parent
-MOST_LINES = {
-    "data.py": 400,
-    "download.py": 130,
-    "schematics.py": 570,
-    "the rest": 1350,
-}  # "small" in numbers, docstrings included
+# "Small" in numbers of lines, docstrings included.
+MOST_LINES = {"data.py": 400, "download.py": 130, "schematics.py": 570, "the rest": 1350}
 
 
 @pytest.mark.parametrize("command", [["check"], ["format", "--check"]], ids=["lint", "format"])
