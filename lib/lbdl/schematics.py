@@ -47,11 +47,13 @@ WORDS = {  # the book's words for what PyTorch calls otherwise; a constant goes 
     "Softmax": "softargmax",
     "RMSNorm": "RMS norm",
     "masked_fill": "mask",
+    "where": "mask",
     "getitem": "take",
     "chunk": "split",
     "view": "reshape",
     "unflatten": "reshape",
     "permute": "reorder",
+    "interpolate": "up-sampling",
     "Linear": "fully connected",
     "MultiheadAttention": "multi-head attention",
     "scaled_dot_product_attention": "attention",
@@ -469,16 +471,17 @@ def rounded(corners: list[tuple[float, float]], radius: float = 0.5) -> Path:
 def fit_to(ax: Axes, plan: Plan, size: float) -> float:
     """Scale the axes so that the plan fits with letters of at most `size` points; return their size."""
     ax.axis("off")
-    if ax.figure.get_layout_engine() is not None:
-        ax.figure.get_layout_engine().execute(ax.figure)
+    figure = ax.get_figure(root=True)
+    if figure.get_layout_engine() is not None:
+        figure.get_layout_engine().execute(figure)
     edges = [(plan.x[i, at] - reach(plan, (i, at))[0], plan.x[i, at] + reach(plan, (i, at))[1]) for i, at in plan.x]
     left, right = min(low for low, _ in edges), max(high for _, high in edges)
     top = max(plan.y[i] + size_of(step)[1] / 2 for i, step in enumerate(plan.steps))
-    box, (wide, high) = ax.get_position(), ax.figure.get_size_inches()
-    width, height = 72 * wide * box.width, 72 * high * box.height
+    box = ax.get_window_extent()
+    width, height = 72 * box.width / figure.dpi, 72 * box.height / figure.dpi
     size = min(size, width / (right - left), height / (top + 0.4))
     middle, half, tall = (left + right) / 2, width / size / 2, height / size
-    ax.set(xlim=(middle - half, middle + half), ylim=(top / 2 - tall / 2, top / 2 + tall / 2))
+    ax.set(xlim=(middle - half, middle + half), ylim=(-0.2, tall - 0.2))
     return size
 
 
