@@ -44,11 +44,30 @@ ALLOWED_ON_CPU: dict[str, set[str]] = {
     "3.4 widgets": {"mm"},
     "3.5": {"mm", "mv"},  # points of a line and of the plane, exactly and for drawing
     "3.7": {"_linalg_solve_ex", "bmm", "addmm", "mm"},  # by design: the law's fit in 64 bits, the team's script
+    "4.1": {"addmm", "convolution"},  # shapes only, on the device "meta"
+    "4.1 widgets": {"addmm", "convolution"},
+    "4.2": {"addmm", "convolution", "mm"},  # the dense layer on "meta"; small layers and geometry for pictures
+    "4.2 widgets": {"convolution", "mm"},
+    "4.3 widgets": {"mm"},  # thirty layers, 256 wide
+    "4.6 widgets": {"mm"},  # twenty layers
+    "4.7 widgets": {"convolution", "mm"},  # up to a hundred layers, 64 wide
+    "4.8 widgets": {"mm"},  # attention of ten or twelve words and images
+    "4.9 widgets": {"mm", "mv"},  # one word against all words
+    "4.10 widgets": {"mv"},  # rotations of one vector
 }
 
 # "ch05.GPT": function of the exported class that returns (model, input): small, on the CPU; several inputs as a tuple.
 MODELS: dict[str, Callable[[type[nn.Module]], tuple[nn.Module, Tensor | tuple[Tensor, ...]]]] = {
     "ch03.CausalNetwork": lambda cls: (cls(7, D=8), torch.arange(12).reshape(2, 6) % 7),
+    "ch04.AttentionHead": lambda cls: (cls(D=6, D_QK=4, D_V=5), (torch.rand(2, 3, 6), *torch.rand(2, 2, 7, 6))),
+    "ch04.AttentionOperator": lambda cls: (cls(), tuple(torch.rand(3, 2, 5, 4))),
+    "ch04.BatchNorm": lambda cls: (cls(4), torch.rand(8, 4, 3, 3)),
+    "ch04.Dropout": lambda cls: (cls(0.0), torch.rand(8, 4)),  # which numbers are dropped differs between devices
+    "ch04.MultiHeadAttention": lambda cls: (
+        cls(D=6, H=2, D_QK=4, D_V=5),
+        (torch.rand(2, 3, 6), *torch.rand(2, 2, 7, 6)),
+    ),
+    "ch04.Residual": lambda cls: (cls(nn.Linear(4, 4)), torch.rand(8, 4)),
 }
 
 
