@@ -1312,7 +1312,7 @@ def scene(fig):
 
 # %%
 layer = {"length": slider(1, 12, 9), "kernel_size": slider(1, 6, 3), "stride": slider(1, 4, 2)}
-layer |= {"padding": slider(0, 3, 1), "dilation": slider(1, 3, 1), "output_cell": slider(1, 12, 3)}
+layer |= {"padding": slider(0, 3, 1), "dilation": slider(1, 3, 1), "output_cell": slider(1, 12, 2)}
 explore(scene, "4.2c", "What is connected to what.", (8.5, 2.2), **layer, transposed=toggle(False))
 
 # %% [markdown]
@@ -8754,6 +8754,7 @@ def scene(fig):
         for bar, text, value, k in zip(bars, texts, top.values, top.indices, strict=True):
             bar.set_width(value.item())
             text.set_text(f"{words[k]}  {value:.2f}")
+            text.stale = True  # draw it again, also where it is the same: the bar below it moves
         at = (torch.cat([rows[tokens], end[None]]) - rows[tokens].mean(0)) @ flat  # (21, 2)
         pairs.set_segments(at[:20].reshape(10, 2, 2).numpy())
         ends = at[[2 * pair - 2, 2 * pair - 1, 2 * start - 2, 20]]  # (4, 2)
