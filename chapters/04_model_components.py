@@ -3272,8 +3272,8 @@ def scene(fig):
 
 
 # %%
-shape = {"sharpness": slider(0.2, 10.0, 1.0, 0.1), "leak": slider(0.0, 1.0, 0.0, 0.05)}
-moves = {"function": choice(list(BENDS)), **shape, "x_at": slider(-4.0, 4.0, 1.0, 0.1)}
+moves = {"sharpness": slider(0.2, 10.0, 1.0, 0.1), "leak": slider(0.0, 1.0, 0.0, 0.05)}
+moves |= {"x_at": slider(-4.0, 4.0, 1.0, 0.1), "function": choice(list(BENDS))}
 explore(scene, "4.3a", "A function, its slope, and a real signal.", (8.6, 3.5), **moves)
 
 # %% [markdown]
