@@ -5564,7 +5564,7 @@ def scene(fig):
 
 # %%
 chosen = {"factor": slider(0.5, 2.0, 0.8, 0.05), "layer": slider(1, 20, 10)}
-chosen = {"normalization": choice(list(norms)), **chosen}
+chosen["normalization"] = choice(list(norms))
 explore(scene, "4.6c", "A deep stack of layers.", (8, 3.3), **chosen)
 
 # %% [markdown]
