@@ -96,13 +96,14 @@ def own_names(script, section) -> set[str]:
 
 
 def test_spoiling_reaches_what_looks_a_name_up_late():
-    """A scene and the functions that it calls keep their names; a helper that hides in a list would be found."""
+    """A scene and the functions that it calls keep their names; a helper that hides deeper would be found."""
     names: dict = {}
     exec(
-        "height = 1\nhidden = [lambda: height]\ndef seen(): return height\n"
-        "def scene(fig): return lambda k: f'{seen()} and {hidden[0]()}'",
+        "height = 1\nlisted = [lambda: height]\nnamed = {'a': lambda: height}\nhidden = [[lambda: height]]\n"
+        "def seen(also=listed[0]): return height, also()\n"
+        "def scene(fig): return lambda k: f'{seen()}, {listed[0]()}, {named[\"a\"]()} and {hidden[0][0]()}'",
         names,
     )
     update = with_names_of_now(names["scene"])(None)
     names["height"] = None
-    assert update(0) == "1 and None"
+    assert update(0) == "(1, 1), 1, 1 and None"

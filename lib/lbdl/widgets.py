@@ -27,7 +27,7 @@ import inspect
 import io
 import math
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from types import FunctionType
 
@@ -297,16 +297,36 @@ def with_names_of_now(scene: Scene) -> Scene:
     """The scene with all global names bound to what they mean now, the functions that it calls included.
 
     Later cells of a notebook may give the same names to other things. A picture that is moved afterwards must not
-    see that: it would draw one section's curve through another section's points.
+    see that: it would draw one section's curve through another section's points. Functions in a list, a tuple or a
+    dictionary are found, too.
     """
     names = dict(scene.__globals__)
-    own = {f for f in names.values() if isinstance(f, FunctionType) and f.__globals__ is scene.__globals__}
-    copies = {function: _rebound(function, names) for function in own | {scene}}
-    names.update({name: copies[f] for name, f in names.items() if isinstance(f, FunctionType) and f in copies})
+    found = {f for value in names.values() for f in _members(value) if isinstance(f, FunctionType)}
+    copies = {f: _rebound(f, names) for f in found | {scene} if f.__globals__ is scene.__globals__}
+    names.update({name: _exchanged(value, copies) for name, value in names.items()})
     for copy in copies.values():  # a default may be a function, too
-        given = copy.__defaults__ or ()
-        copy.__defaults__ = tuple(copies.get(d, d) if isinstance(d, FunctionType) else d for d in given)
+        copy.__defaults__ = _exchanged(copy.__defaults__, copies)
     return copies[scene]
+
+
+def _members(value: object) -> Iterable:
+    """What a plain container holds; anything else is alone."""
+    if type(value) is dict:
+        return value.values()
+    return value if type(value) in (list, tuple) else [value]
+
+
+def _exchanged(value: object, copies: dict[FunctionType, FunctionType]) -> object:
+    """The value with the functions of `copies` replaced; itself if it holds none of them."""
+    if not any(isinstance(member, FunctionType) and member in copies for member in _members(value)):
+        return value
+
+    def swap(member):
+        return copies.get(member, member) if isinstance(member, FunctionType) else member
+
+    if type(value) is dict:
+        return {key: swap(member) for key, member in value.items()}
+    return type(value)(map(swap, value)) if type(value) in (list, tuple) else swap(value)
 
 
 def _rebound(function: FunctionType, names: dict) -> FunctionType:
