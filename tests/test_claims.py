@@ -6,7 +6,7 @@ import re
 import pytest
 import torch
 
-from lbdl import ClaimError, claim, claims_made, note
+from lbdl import ClaimError, claim, claims_made, note, table
 from lbdl.claims import made
 from lbdl.show import measured, publish
 from tests.compare import same_text
@@ -272,6 +272,41 @@ def test_a_note_without_a_value_is_compared_whole(displayed):
 def test_a_value_of_zero_is_a_value(capsys):
     note("number of errors", 0)
     assert capsys.readouterr().out == "number of errors: 0\n"
+
+
+def test_what_varies_in_a_table_is_shown_but_not_compared(displayed):
+    for time in ("3 s", "9 s"):
+        table(("model", "time", "weights"), [("a < b", time, 7), ("c", "1 s", 8)], varies=["time"])
+    (first, _), (second, _) = displayed
+    assert first["text/plain"] == second["text/plain"] == "a < b | 7\nc | 8"
+    assert '<span class="lbdl-measured">3 s</span>' in first["text/html"] and "a &lt; b" in first["text/html"]
+    assert same_text(first["text/html"], second["text/html"])
+
+
+def test_what_does_not_vary_in_a_table_is_compared(displayed):
+    for weights in (7, 8):
+        table(("model", "weights"), [("a", weights)])
+    (first, _), (second, _) = displayed
+    assert first["text/plain"] != second["text/plain"]
+    assert not same_text(first["text/html"], second["text/html"])
+
+
+def test_a_table_in_a_terminal_shows_all(capsys):
+    table(("model", "time"), [("a", "3 s"), ("b", "4 s")], varies=["time"])
+    assert capsys.readouterr().out == "a | 3 s\nb | 4 s\n"
+
+
+@pytest.mark.parametrize(
+    ("rows", "varies", "words"),
+    [
+        ([], [], "expected rows of 2 values"),
+        ([(1, 2), (3,)], [], r"expected rows of 2 values, got \[2, 1\]"),
+        ([(1, 2)], ["c"], r"expected varies to be among \['a', 'b'\], got \['c'\]"),
+    ],
+)
+def test_a_table_that_makes_no_sense_is_refused(rows, varies, words):
+    with pytest.raises(ValueError, match=words):
+        table(("a", "b"), rows, varies)
 
 
 def test_what_is_measured_cannot_break_out_of_its_span():

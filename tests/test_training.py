@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from itertools import pairwise
 from pathlib import Path
 
@@ -146,6 +147,12 @@ def test_the_history_has_every_step_and_the_mean_of_every_epoch():
     assert len(history.steps) == 6 and len(history.epochs) == 2
     assert history.epochs == pytest.approx([sum(history.steps[:3]) / 3, sum(history.steps[3:]) / 3])
     assert history.metrics == {} and history.best_epoch is None
+
+
+def test_the_seconds_are_those_between_start_and_end():
+    model, start = network(), time.perf_counter()
+    history = fit(model, samples(), squared_error, adam(model), 2, metrics={"pause": lambda m: time.sleep(0.02) or 0.0})
+    assert 0.04 <= history.seconds <= time.perf_counter() - start
 
 
 def test_a_loss_of_one_element_may_have_dimensions():

@@ -10,7 +10,7 @@ from lbdl.devices import device, peak_memory, seconds, seed, synchronize
 from lbdl.exercises import check
 from lbdl.figures import color, figure, log_scale, use_style
 from lbdl.schematics import schematic
-from lbdl.show import note
+from lbdl.show import note, table
 from lbdl.training import History, batches, fit
 from lbdl.widgets import choice, explore, slider, toggle
 
@@ -36,6 +36,7 @@ __all__ = [
     "seed",
     "slider",
     "synchronize",
+    "table",
     "toggle",
     "use_style",
 ]

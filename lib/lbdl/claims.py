@@ -6,7 +6,7 @@ import math
 import torch
 
 from lbdl.show import measured as span
-from lbdl.show import publish
+from lbdl.show import publish, table
 
 made: dict[str, tuple[str, str]] = {}  # statement -> (bar, measured), in the order first claimed
 
@@ -111,13 +111,5 @@ def claims_made() -> None:
     """Show the table of all claims made so far in this session, each with what was measured."""
     if not made:
         raise ValueError("no claim was made yet: run a section first")
-    rows = [f"{statement} | {bar}" for statement, (bar, _) in made.items()]
-    cells = (
-        f'<tr><td style="text-align:left">{html.escape(statement)}</td>'
-        f'<td style="text-align:left">{html.escape(bar)}</td><td style="text-align:left">{span(shown)}</td></tr>'
-        for statement, (bar, shown) in made.items()
-    )
-    head = "".join(f'<th style="text-align:left">{title}</th>' for title in ("claim", "bar", "measured here"))
-    table = f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(cells)}</tbody></table>"
-    terminal = "\n".join(f"{s} | {bar} | {shown}" for s, (bar, shown) in made.items())
-    publish("\n".join(rows), {"text/html": table}, terminal=terminal)
+    rows = [(statement, *bar_and_shown) for statement, bar_and_shown in made.items()]
+    table(("claim", "bar", "measured here"), rows, varies=["measured here"])

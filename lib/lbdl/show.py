@@ -1,6 +1,7 @@
 """How the companion puts something under a cell: a part that tests compare, and a part that only people read."""
 
 import html
+from collections.abc import Collection, Sequence
 
 from IPython import get_ipython
 from IPython.display import display
@@ -43,3 +44,27 @@ def note(text: str, value: object = None) -> None:
         publish(text, {"text/html": html.escape(text)})
     else:
         publish(text, {"text/html": f"{html.escape(text)}: {measured(value)}"}, terminal=f"{text}: {value}")
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence], varies: Collection[str] = ()) -> None:
+    """A table under the cell; the columns named in `varies` are shown, and not compared by the tests.
+
+    Raises:
+        ValueError: no rows, a row that is shorter or longer than the head, an unknown column in `varies`.
+    """
+    if not rows or any(len(row) != len(head) for row in rows):
+        raise ValueError(f"table: expected rows of {len(head)} values, got {[len(row) for row in rows]}")
+    if unknown := set(varies) - set(head):
+        raise ValueError(f"table: expected varies to be among {list(head)}, got {sorted(unknown)}")
+    left = ' style="text-align:left"'
+    cells = [
+        [(measured if c in varies else html.escape)(str(v)) for c, v in zip(head, row, strict=True)] for row in rows
+    ]
+    body = "".join(f"<tr>{''.join(f'<td{left}>{cell}</td>' for cell in row)}</tr>" for row in cells)
+    titles = "".join(f"<th{left}>{html.escape(title)}</th>" for title in head)
+    compared = [" | ".join(str(v) for c, v in zip(head, row, strict=True) if c not in varies) for row in rows]
+    publish(
+        "\n".join(compared),
+        {"text/html": f"<table><thead><tr>{titles}</tr></thead><tbody>{body}</tbody></table>"},
+        terminal="\n".join(" | ".join(map(str, row)) for row in rows),
+    )

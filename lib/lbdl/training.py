@@ -3,6 +3,7 @@
 import copy
 import math
 import os
+import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lbdl.bars import progress
+from lbdl.devices import synchronize
 
 
 class batches:  # noqa: N801  reads as a function, like range
@@ -48,12 +50,16 @@ class batches:  # noqa: N801  reads as a function, like range
 
 @dataclass
 class History:
-    """What happened in a training: the loss of every step, its mean over every epoch, the metrics of every epoch."""
+    """What happened in a training: the loss of every step, its mean over every epoch, the metrics of every epoch.
+
+    And the seconds that it all took, by the clock on the wall, metrics included.
+    """
 
     steps: list[float] = field(default_factory=list)
     epochs: list[float] = field(default_factory=list)
     metrics: dict[str, list[float]] = field(default_factory=dict)
     best_epoch: int | None = None  # counted from 0; set when `watch` is
+    seconds: float = 0.0
 
 
 class _Team:
@@ -139,7 +145,7 @@ def fit(
     team = _Team(on)
     trained = team.wrap(model)
     history = History(metrics={name: [] for name in metrics})
-    best, best_state = math.inf, None
+    best, best_state, start = math.inf, None, time.perf_counter()
     rounds = range(epochs)
     for epoch in progress(rounds, label) if team.rank == 0 else rounds:
         losses = _epoch(trained, data, loss, optimizer, schedule, clip, team)
@@ -155,6 +161,8 @@ def fit(
             break
     if best_state is not None:
         model.load_state_dict(best_state)
+    synchronize(on)
+    history.seconds = team.of_first(time.perf_counter() - start, on)
     return history
 
 
