@@ -239,7 +239,7 @@ from torch.autograd.functional import jacobian
 from torch.func import functional_call
 from torch.nn import functional as F
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 # %% [markdown]
 # Comparisons in this chapter are made with numbers of 64 bits, and most of them with 32 bits as well. So the device
@@ -295,6 +295,9 @@ def cost(layer: Callable, *inputs: Tensor) -> tuple[int, int]:
         return 2 * math.prod(out_shape)
 
     more = {torch.ops.aten.mul: two_for_each, torch.ops.aten.div: two_for_each}
+    # PyTorch does not count the kernel that computes attention in one go on the CPU; those of GPUs it does.
+    in_one_go = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    more[in_one_go] = lambda Q, K, V, *options, **others: sdpa_flop_count(Q, K, V)
     with FlopCounterMode(display=False, custom_mapping=more) as counter, torch.no_grad():
         layer(*inputs)
     parameters = layer.parameters() if isinstance(layer, nn.Module) else ()
