@@ -244,6 +244,25 @@ def test_arrows_of_different_results_do_not_run_over_each_other(name):
                     assert min(max(x, x2), max(u, u2)) <= max(min(x, x2), min(u, u2)) + NEAR
 
 
+class Asked(nn.Module):
+    """A second input enters late, and is no skip; the first one is."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm, self.mix = nn.LayerNorm(4), nn.Bilinear(4, 4, 4)
+
+    def forward(self, x, source):
+        return x + self.mix(self.norm(x), source)
+
+
+def test_an_arrow_skips_if_its_result_also_goes_elsewhere():
+    plan = plan_of(Asked(), (torch.rand(2, 4), torch.rand(2, 4)))
+    first, second = (i for i, step in enumerate(plan.steps) if step.kind == "input")
+    starts = {corners[0][0] for corners, skips in arrows(plan) if skips}
+    assert plan.level[second] < max(plan.level) - 2, "its arrow passes by the layer norm"
+    assert starts == {plan.x[first, plan.level[first]]}
+
+
 def test_letters_shrink_where_there_is_no_room():
     module, inputs = EXAMPLES["small"]
     sizes = []

@@ -424,19 +424,19 @@ def way(plan: Plan, source: int, row: int) -> list[tuple[float, float]]:
 
 
 def arrows(plan: Plan) -> list[tuple[list[tuple[float, float]], bool]]:
-    """The corners of all arrows, and whether they pass by other steps."""
-    found = []
+    """The corners of all arrows, and whether they skip: pass by steps, while the same result also goes elsewhere."""
+    found, forks = [], [sum(i in step.sources for step in plan.steps) > 1 for i in range(len(plan.steps))]
     for (source, (i, row), end), turn in plan.turns.items():
         if source != i:
             bottom = plan.y[i] - size_of(plan.steps[i])[1] / 2
-            passes = plan.level[source] < row - 1
-            found.append(([*way(plan, source, row - 1), *turn, (end, bottom)], passes))
+            skips = plan.level[source] < row - 1 and forks[source]
+            found.append(([*way(plan, source, row - 1), *turn, (end, bottom)], skips))
     for i, step in enumerate(plan.steps):
         for source in step.sources:
             if plan.level[source] < plan.level[i] - 1 and turns_in(plan, source, i):
                 lane, x, half = plan.x[source, plan.level[i]], plan.x[i, plan.level[i]], size_of(step)[0] / 2
                 edge = (x + half if lane > x else x - half, plan.y[i])
-                found.append(([*way(plan, source, plan.level[i]), (lane, plan.y[i]), edge], True))
+                found.append(([*way(plan, source, plan.level[i]), (lane, plan.y[i]), edge], forks[source]))
     return found
 
 
@@ -550,14 +550,14 @@ def schematic(
         batch: whether shapes have the batch dimension, which is the first input's first.
         output: the word at the end.
         size: of the letters in points, if there is room.
-        passing: colour of the arrows that pass by other steps.
+        passing: colour of the skips: arrows past other steps, from a result that also goes elsewhere.
     """
     steps = collapse(record(module, inputs, closed, names or {}, output))
     plan = make_plan(steps, [shape_in_words(step, steps[0], batch, letters or {}) for step in steps])
     size = fit_to(ax, plan, size)
     style, grey = "-|>,head_length=0.45,head_width=0.2", "#555555"
-    for corners, passes in arrows(plan):
-        look = {"color": passing, "lw": 1.6} if passes and passing != grey else {"color": grey, "lw": 0.9}
+    for corners, skips in arrows(plan):
+        look = {"color": passing, "lw": 1.6} if skips and passing != grey else {"color": grey, "lw": 0.9}
         path = rounded(corners)
         ax.add_patch(FancyArrowPatch(path=path, arrowstyle=style, mutation_scale=size, **look))
     for i, step in enumerate(steps):
