@@ -153,6 +153,7 @@ def test_the_seconds_are_those_between_start_and_end():
     model, start = network(), time.perf_counter()
     history = fit(model, samples(), squared_error, adam(model), 2, metrics={"pause": lambda m: time.sleep(0.02) or 0.0})
     assert 0.04 <= history.seconds <= time.perf_counter() - start
+    assert str(history) == "History of 6 steps in 2 epochs"  # nothing that varies, nothing long
 
 
 def test_a_loss_of_one_element_may_have_dimensions():

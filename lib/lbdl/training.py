@@ -48,7 +48,7 @@ class batches:  # noqa: N801  reads as a function, like range
             yield tuple(t[part] for t in self.tensors)
 
 
-@dataclass
+@dataclass(repr=False)
 class History:
     """What happened in a training: the loss of every step, its mean over every epoch, the metrics of every epoch.
 
@@ -60,6 +60,9 @@ class History:
     metrics: dict[str, list[float]] = field(default_factory=dict)
     best_epoch: int | None = None  # counted from 0; set when `watch` is
     seconds: float = 0.0
+
+    def __repr__(self) -> str:  # short, and without what varies: a cell may end with fit(…)
+        return f"History of {len(self.steps)} steps in {len(self.epochs)} epochs"
 
 
 class _Team:
