@@ -1,6 +1,7 @@
 """Every section runs alone; its pictures with sliders can be moved everywhere, whatever its names mean by then."""
 
 import ast
+import collections
 import itertools
 
 import numpy as np
@@ -87,12 +88,20 @@ def test_pictures_do_not_depend_on_names_that_other_sections_use(script, section
 
 
 def own_names(script, section) -> set[str]:
-    """The names that the cells of a section give, without those of the set-up."""
+    """The names that a section gives and another may give too: not those of the set-up, and no export given once.
+
+    Such an export means the same everywhere; the methods of exported classes look it up late.
+    """
     parts = chapters.sections(script)
-    given = [
-        set().union(*(bound_by(s) for c in code(parts[p]) for s in ast.parse(c.source).body)) for p in ("", section)
-    ]
-    return given[1] - given[0]
+    given = {p: [(cell, names_of(cell)) for cell in code(cells)] for p, cells in parts.items()}
+    everywhere = collections.Counter(name for cells in given.values() for _, names in cells for name in names)
+    own = set().union(*(names for _, names in given[section])) - set().union(*(names for _, names in given[""]))
+    exports = set().union(*(names for cell, names in given[section] if "export" in cell.tags))
+    return own - {name for name in exports if everywhere[name] == 1}
+
+
+def names_of(cell) -> set[str]:
+    return set().union(*(bound_by(statement) for statement in ast.parse(cell.source).body))
 
 
 def test_spoiling_reaches_what_looks_a_name_up_late():

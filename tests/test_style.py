@@ -9,7 +9,7 @@ from lbdl import chapters
 
 ROOT = chapters.FOLDER.parent
 # "Small" in numbers of lines, docstrings included.
-MOST_LINES = {"data.py": 400, "download.py": 130, "schematics.py": 570, "the rest": 1375}
+MOST_LINES = {"data.py": 400, "download.py": 130, "schematics.py": 570, "the rest": 1350}
 
 
 @pytest.mark.parametrize("command", [["check"], ["format", "--check"]], ids=["lint", "format"])

@@ -14,31 +14,4 @@ from lbdl.show import note, table
 from lbdl.training import History, batches, fit
 from lbdl.widgets import choice, explore, slider, toggle
 
-__all__ = [
-    "ClaimError",
-    "History",
-    "batches",
-    "check",
-    "choice",
-    "claim",
-    "claims_made",
-    "color",
-    "device",
-    "explore",
-    "figure",
-    "fit",
-    "log_scale",
-    "note",
-    "peak_memory",
-    "progress",
-    "schematic",
-    "seconds",
-    "seed",
-    "slider",
-    "synchronize",
-    "table",
-    "toggle",
-    "use_style",
-]
-
 use_style()

@@ -1,5 +1,6 @@
 """The one training loop that is not itself taught: any model, loss, optimizer and schedule; one process or many."""
 
+import atexit
 import copy
 import math
 import os
@@ -65,6 +66,11 @@ class History:
         return f"History of {len(self.steps)} steps in {len(self.epochs)} epochs"
 
 
+def _leave() -> None:
+    if torch.distributed.is_initialized():  # unless the script has done it
+        torch.distributed.destroy_process_group()
+
+
 class _Team:
     """The processes that torchrun started, which share every batch; a team of one without it."""
 
@@ -72,6 +78,7 @@ class _Team:
         self.size, self.rank = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
         if self.size > 1 and not torch.distributed.is_initialized():
             torch.distributed.init_process_group("nccl" if on.type == "cuda" else "gloo")
+            atexit.register(_leave)  # gloo's threads may hold a tensor yet, and abort a process that ends without them
 
     def wrap(self, model: nn.Module) -> nn.Module:
         return nn.parallel.DistributedDataParallel(model) if self.size > 1 else model

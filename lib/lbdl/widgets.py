@@ -302,11 +302,11 @@ def with_names_of_now(scene: Scene) -> Scene:
     """
     names = dict(scene.__globals__)
     found = {f for value in names.values() for f in _members(value) if isinstance(f, FunctionType)}
-    copies = {f: _rebound(f, names) for f in found | {scene} if f.__globals__ is scene.__globals__}
+    copies = {id(f): _rebound(f, names) for f in found | {scene} if f.__globals__ is scene.__globals__}
     names.update({name: _exchanged(value, copies) for name, value in names.items()})
     for copy in copies.values():  # a default may be a function, too
         copy.__defaults__ = _exchanged(copy.__defaults__, copies)
-    return copies[scene]
+    return copies[id(scene)]
 
 
 def _members(value: object) -> Iterable:
@@ -316,17 +316,14 @@ def _members(value: object) -> Iterable:
     return value if type(value) in (list, tuple) else [value]
 
 
-def _exchanged(value: object, copies: dict[FunctionType, FunctionType]) -> object:
-    """The value with the functions of `copies` replaced; itself if it holds none of them."""
-    if not any(isinstance(member, FunctionType) and member in copies for member in _members(value)):
+def _exchanged(value: object, copies: dict[int, FunctionType]) -> object:
+    """The value with the functions of `copies` (by id) replaced; itself if it holds none of them."""
+    if not any(id(member) in copies for member in _members(value)):
         return value
-
-    def swap(member):
-        return copies.get(member, member) if isinstance(member, FunctionType) else member
-
     if type(value) is dict:
-        return {key: swap(member) for key, member in value.items()}
-    return type(value)(map(swap, value)) if type(value) in (list, tuple) else swap(value)
+        return {key: copies.get(id(member), member) for key, member in value.items()}
+    swapped = [copies.get(id(member), member) for member in _members(value)]
+    return type(value)(swapped) if type(value) in (list, tuple) else swapped[0]
 
 
 def _rebound(function: FunctionType, names: dict) -> FunctionType:
