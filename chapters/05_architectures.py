@@ -2591,7 +2591,7 @@ def small_clothes(split: str) -> tuple[Tensor, Tensor]:
 
 # %%
 clothes, clothes_labels = small_clothes("train")  # (5000, 1, 14, 14), (5000,)
-clothes_new, clothes_labels_new = small_clothes("test")  # (2000, 1, 14, 14), (2000,)
+small_new, clothes_labels_new = small_clothes("test")  # (2000, 1, 14, 14), (2000,)
 moments = torch.stack([clothes.mean(), clothes.var()])  # (2,)
 wanted = moments.new_tensor([0, 1])
 claim("small clothes: mean 0 and variance 1", moments, equals=wanted, within=0.15)
@@ -2675,11 +2675,13 @@ def gradients(net: ResNet) -> tuple[Tensor, ...]:
 # %%
 found = {name: gradients(nets[name]) for name in ("plain", "residual")}
 lengths = {name: torch.stack([g.norm() for g in gs]).cpu() for name, gs in found.items()}  # (15,)
-growth = {name: (length[0] / length[-1]).item() for name, length in lengths.items()}
+gradient_growth = {name: (length[0] / length[-1]).item() for name, length in lengths.items()}
 claim(
-    "untrained plain net: gradient at the first block, over the last", growth["plain"], at_least=60
+    "untrained plain net: gradient at the first block, over the last",
+    gradient_growth["plain"],
+    at_least=60,
 )
-claim("untrained residual net: the same", growth["residual"], at_most=40)
+claim("untrained residual net: the same", gradient_growth["residual"], at_most=40)
 
 # %%
 fig, ax = plt.subplots()
@@ -2692,7 +2694,7 @@ for stage, first in (("stage 2", 1.5), ("stage 3", 8.5)):
     ax.text(first + 0.1, 0.32, stage, color=color.data)
 log_scale(ax.yaxis, [1, 10, 100])
 ax.set(xlabel="block", ylabel="length of the gradient", xticks=range(1, 16, 2), ylim=(0.28, 200))
-tens = " and ".join(f"{math.log10(growth[name]):.0f} ({name})" for name in growth)
+tens = " and ".join(f"{math.log10(gradient_growth[name]):.0f} ({name})" for name in gradient_growth)
 said = (
     f"Gradients of 15 blocks. From the last to the first they grow by powers of ten: about {tens}."
 )
@@ -2778,17 +2780,17 @@ claim("46 plain convolutions: training loss over that with skips", over["residua
 @torch.no_grad()
 def answers_of(net: nn.Module, count: int = 2000, evaluation: bool = True) -> Tensor:
     """The classes (count,) that a network names for the first test images."""
-    return net.train(not evaluation)(clothes_new[:count]).argmax(dim=1)
+    return net.train(not evaluation)(small_new[:count]).argmax(dim=1)
 
 
 # %%
-def share_right(answers: Tensor) -> Tensor:
+def share_correct(answers: Tensor) -> Tensor:
     """Share (…) of the answers (…, N) to the first N test images that are right."""
     return (answers == clothes_labels_new[: answers.shape[-1]]).double().mean(-1).cpu()
 
 
 # %%
-scores_new = {name: share_right(answers_of(net)).item() for name, net in nets.items()}
+scores_new = {name: share_correct(answers_of(net)).item() for name, net in nets.items()}
 claim("residual net: accuracy on clothes never seen", scores_new["residual"], at_least=0.68)
 claim("shallow net: accuracy on clothes never seen", scores_new["shallow"], at_least=0.68)
 behind = scores_new["residual"] - scores_new["plain"]
@@ -2856,8 +2858,8 @@ def shares_by_length(n: int, w: float) -> Tensor:
 walked = torch.zeros(11, dtype=torch.float64)
 for path in range(2**10):
     walked[path.bit_count()] += 0.5 ** path.bit_count() / 1.5**10
-by_formula = shares_by_length(10, 0.5)  # (11,)
-claim("paths of ten blocks, counted and walked", by_formula, equals=walked, within=1e-12)
+skips_by_formula = shares_by_length(10, 0.5)  # (11,)
+claim("paths of ten blocks, counted and walked", skips_by_formula, equals=walked, within=1e-12)
 
 # %% [markdown]
 # In the widget the grey bars are the paths themselves, and the blue ones what they bring. With the weight $w = 1$
@@ -2922,8 +2924,8 @@ nn.init.zeros_(silenced.layer2[4].bn3.bias)
 
 # %%
 with torch.no_grad():
-    left_out = without(nets["residual"], 2, 4)(clothes_new[:50])  # (50, 10)
-    expected = silenced(clothes_new[:50])  # (50, 10)
+    left_out = without(nets["residual"], 2, 4)(small_new[:50])  # (50, 10)
+    expected = silenced(small_new[:50])  # (50, 10)
 claim("a block left out, and one that adds zero", left_out, equals=expected, within=1e-3)
 
 # %% [markdown]
@@ -2943,7 +2945,7 @@ def removals(net: ResNet, places: list[tuple[int, int]], evaluation: bool = True
 # %%
 def share_left(answers: Tensor) -> Tensor:
     """Accuracy without each block, divided by that of the whole network, from answers (1 + places, 300)."""
-    whole, *others = share_right(answers)
+    whole, *others = share_correct(answers)
     return torch.stack(others) / whole
 
 
@@ -2952,7 +2954,7 @@ deep = ("residual", "plain")
 removal = {name: removals(nets[name], PLACES) for name in deep}  # (13, 300) each
 left = {name: share_left(answers).median() for name, answers in removal.items()}
 claim("residual net: share of the accuracy left without a block", left["residual"], at_least=0.75)
-typical = share_right(removal["plain"][1:]).median()
+typical = share_correct(removal["plain"][1:]).median()
 claim("plain net: accuracy without a block, median", typical, at_most=0.25)
 
 # %% [markdown]
@@ -2971,9 +2973,11 @@ claim("shallow net: share left without a block, at best", max(shallow), at_most=
 
 # %%
 fresh = {name: removals(nets[name], PLACES, evaluation=False) for name in deep}  # (13, 300) each
-again = {name: share_left(answers).median() for name, answers in fresh.items()}
-claim("fresh moments, residual net: share left without a block", again["residual"], at_least=0.9)
-claim("fresh moments, plain net: share left without a block", again["plain"], at_most=0.8)
+once_more = {name: share_left(answers).median() for name, answers in fresh.items()}
+claim(
+    "fresh moments, residual net: share left without a block", once_more["residual"], at_least=0.9
+)
+claim("fresh moments, plain net: share left without a block", once_more["plain"], at_most=0.8)
 
 # %%
 shallow = share_left(removals(nets["shallow"], [(2, 1), (3, 1)], evaluation=False))  # (2,)
@@ -2991,7 +2995,7 @@ claim("fresh moments, shallow net: share left, at best", max(shallow), at_most=0
 
 # %%
 six = [(clothes_labels_new == kind).nonzero()[0].item() for kind in (0, 1, 3, 5, 8, 9)]
-pictures, truth = clothes_new[six].cpu(), clothes_labels_new[six].tolist()  # (6, 1, 14, 14)
+pictures, truth = small_new[six].cpu(), clothes_labels_new[six].tolist()  # (6, 1, 14, 14)
 strip = F.pad(-pictures[:, 0], (0, 0, 0, 4), value=0.29 / 0.33)  # (6, 18, 14)
 strip = strip.reshape(6 * 18, 14)  # one below the other
 
@@ -2999,7 +3003,7 @@ strip = strip.reshape(6 * 18, 14)  # one below the other
 # %%
 def bars_without(ax, name: str):
     """Draw twelve bars, lines at the accuracy of the whole network and at chance; return the bars."""
-    ax.axhline(share_right(removal[name][0]), color=color.data, ls="--", lw=1)
+    ax.axhline(share_correct(removal[name][0]), color=color.data, ls="--", lw=1)
     ax.axhline(0.1, color=color.data, ls=":", lw=1)
     ax.set(ylim=(0, 1), title=name, ylabel="accuracy", xticks=range(1, 13), yticks=[0, 0.5, 1])
     return ax.bar(range(1, 13), [0.0] * 12)
@@ -3027,7 +3031,7 @@ def scene(fig):
         counts = []
         for n, (name, shade) in enumerate(zip(deep, (color.model, color.test), strict=True)):
             answers = (fresh if fresh_moments else removal)[name]  # (13, 300)
-            for block, height in enumerate(share_right(answers[1:]).tolist()):
+            for block, height in enumerate(share_correct(answers[1:]).tolist()):
                 bars[n][block].set_height(height)
                 bars[n][block].set_color(shade if block + 1 == block_taken_out else color.quiet)
             said = answers[block_taken_out, six].tolist()
@@ -3589,13 +3593,16 @@ def padding_mask(lengths: Tensor, S: int) -> Tensor:
     raise NotImplementedError
 
 
-reader, filled = SelfAttentionBlock(12, 3).to(**EXACT), torch.randn(2, 6, 12).to(**EXACT)
+mask_reader, filled = SelfAttentionBlock(12, 3).to(**EXACT), torch.randn(2, 6, 12).to(**EXACT)
 two = torch.tensor([4, 6], device=DEVICE)  # (N,)
-four_and_six, alone = two[:, None, None], reader(filled[:1, :4])[0]  # (N, 1, 1), (4, D)
+four_and_six, alone = two[:, None, None], mask_reader(filled[:1, :4])[0]  # (N, 1, 1), (4, D)
 check(
     padding_mask,
     ("lengths 4 and 6, filled up to 6", lambda g: (g(two, 6).sum(3), four_and_six)),
-    ("a sentence of 4 is read like alone", lambda g: (reader(filled, g(two, 6))[0, :4], alone)),
+    (
+        "a sentence of 4 is read like alone",
+        lambda g: (mask_reader(filled, g(two, 6))[0, :4], alone),
+    ),
 )
 
 
@@ -4249,9 +4256,11 @@ by_torch = by_torch.to(**EXACT)
 # else one), and copied.
 
 # %%
-reader, writer = TransformerEncoder(32, 4, 2, 48), TransformerDecoder(32, 4, 2, 48)
-reader, writer = reader.to(**EXACT), writer.to(**EXACT)
-both_stacks = zip([*reader.layers, *writer.layers], [*below.layers, *above.layers], strict=True)
+date_reader, writer = TransformerEncoder(32, 4, 2, 48), TransformerDecoder(32, 4, 2, 48)
+date_reader, writer = date_reader.to(**EXACT), writer.to(**EXACT)
+both_stacks = zip(
+    [*date_reader.layers, *writer.layers], [*below.layers, *above.layers], strict=True
+)
 twins = [twin for mine, other in both_stacks for twin in same_weights(mine, other)]
 
 # %%
@@ -4265,9 +4274,9 @@ for mine, stacked in twins:
 # causal mask by hand: a triangle in which True means "do not look".
 
 # %%
-chance = seed(3)
-x = torch.randn(3, 7, 32, generator=chance).to(**EXACT)  # (N, T, D)
-y = torch.randn(3, 5, 32, generator=chance).to(**EXACT)  # (N, S, D)
+toy_chance = seed(3)
+x = torch.randn(3, 7, 32, generator=toy_chance).to(**EXACT)  # (N, T, D)
+y = torch.randn(3, 5, 32, generator=toy_chance).to(**EXACT)  # (N, S, D)
 
 # %% [markdown]
 # The three sequences of $x$ have 7, 4 and 6 positions that count, the rest is padding, which both must ignore.
@@ -4280,7 +4289,7 @@ later = torch.ones(5, 5, device=DEVICE, dtype=torch.bool).triu(1)  # (S, S)
 # %%
 def our_stacks(x: Tensor, y: Tensor) -> Tensor:
     """What our decoder makes of y (N, S, D), with our encoder's Z of x (N, T, D)."""
-    return writer(y, reader(x, real), real)
+    return writer(y, date_reader(x, real), real)
 
 
 def torch_stacks(x: Tensor, y: Tensor) -> Tensor:
@@ -4293,8 +4302,8 @@ def torch_stacks(x: Tensor, y: Tensor) -> Tensor:
 # `difference` compares the outputs, and the gradients with respect to both inputs.
 
 # %%
-gap = difference(our_stacks, torch_stacks, x, y)
-claim("encoder and decoder against torch's, with gradients", gap, at_most=1e-9)
+score_gap = difference(our_stacks, torch_stacks, x, y)
+claim("encoder and decoder against torch's, with gradients", score_gap, at_most=1e-9)
 
 # %% [markdown]
 # Two networks may agree in what they say and still learn differently, if a gradient got lost on the way. So we
@@ -4418,10 +4427,10 @@ causal = {"transformer.decoder.layers.0.attention": "causal self-attention block
 
 # %% tags=["figure-5.7"]
 fig, ax = plt.subplots(figsize=(4.2, 5.3))
-drawn = WithTeacher(Transformer(words_in=124, words_out=13, layers=1)).to(DEVICE)
+one_of_each = WithTeacher(Transformer(words_in=124, words_out=13, layers=1)).to(DEVICE)
 example = [torch.ones(1, n, device=DEVICE, dtype=torch.long) for n in (9, 11)]
 look = {"letters": {9: "T", 11: "S", 12: "S + 1", 48: "D"}, "output": "scores", "size": 9.5}
-said = schematic(ax, drawn, *example, closed=tuple(boxes), names=boxes | causal, **look)
+said = schematic(ax, one_of_each, *example, closed=tuple(boxes), names=boxes | causal, **look)
 caption = "The encoder-decoder Transformer, as it ran with one layer in each half; ours has N = 2."
 figure("5.7", caption, said)
 
@@ -4871,8 +4880,8 @@ with torch.no_grad():
     y = translator.positions(translator.written(to_target(["1987-03-03"])))  # (1, S, D)
     asks, A = translator.decoder.layers[0].attention(y), cross.attention
     averaged = (looks[:1] @ A.heads(A.value(Z))).transpose(1, 2).flatten(2)  # (1, S, D)
-    gap = (A.out(averaged) - A(asks, Z)).abs().max()
-claim("the scores average the values to the block's: largest gap", gap, at_most=1e-4)
+    score_gap = (A.out(averaged) - A(asks, Z)).abs().max()
+claim("the scores average the values to the block's: largest gap", score_gap, at_most=1e-4)
 
 # %% [markdown]
 # Three texts of dates never seen, from top to bottom what was read, from left to right what was written. A square is
@@ -6122,15 +6131,15 @@ def under_grid(ax, digit: int):
 
 
 # %%
-pieces = cut(ten[4:5], 7)[0].unflatten(1, (7, 7))  # (16, 7, 7)
+four_patches = cut(ten[4:5], 7)[0].unflatten(1, (7, 7))  # (16, 7, 7)
 layout = {"mosaic": [["whole", *range(8)], ["whole", *range(8, 16)]], "figsize": (8, 2)}
 fig, axes = plt.subplot_mosaic(**layout, width_ratios=[2.4] + [1] * 8)
 under_grid(axes["whole"], 4)
-for m, piece in enumerate(pieces):
+for m, piece in enumerate(four_patches):
     axes[m].imshow(1 - piece, vmin=0, vmax=1)
     axes[m].set(xticks=[], yticks=[], xlabel=m + 1)
     axes[m].spines[:].set(visible=True, color=color.input)
-inked = (pieces.flatten(1).mean(1) > 0.1).sum()
+inked = (four_patches.flatten(1).mean(1) > 0.1).sum()
 said = "A handwritten 4 under a grid of 4 by 4, and its 16 patches one by one. "
 figure("5.3p", "A digit as a sequence of patches.", said + f"{inked} have a tenth of ink or more.")
 
@@ -6145,16 +6154,9 @@ figure("5.3p", "A digit as a sequence of patches.", said + f"{inked} have a tent
 # Layer after layer it attends to the patches, and what it has gathered at the end goes to the *head*, here two fully
 # connected layers with a GELU between them. (These heads have nothing to do with those of multi-head attention.)
 #
-# The blocks are those built above, in pairs: self-attention, by which the places exchange what they know, then a
-# feed-forward block, at each place alone. `First` only reads row 0; as a module it gets its own box in the picture.
-
-
-# %% tags=["export"]
-class ViTLayer(nn.Sequential):
-    """A self-attention block, then a feed-forward block: (N, T, D) to (N, T, D)."""
-
-    def __init__(self, D: int, H: int, hidden: int):
-        super().__init__(SelfAttentionBlock(D, H), FeedForwardBlock(D, hidden))
+# The layers are those of the encoder above: a self-attention block, by which the places exchange what they know, then
+# a feed-forward block, at each place alone; here with the norms first, and with GELU. `First` only reads row 0; as a
+# module it gets its own box in the picture.
 
 
 # %% tags=["export"]
@@ -6192,7 +6194,9 @@ class ViT(nn.Module):
         self.embedding = nn.Linear(channels * patch**2, D)
         self.cls = nn.Parameter(torch.zeros(1, 1, D))
         self.positions = nn.Parameter(0.3 * torch.randn(M + 1, D))
-        self.layers = nn.Sequential(*(ViTLayer(D, H, hidden) for _ in range(layers)))
+        self.layers = nn.Sequential(
+            *(EncoderLayer(D, H, hidden, True, nn.GELU) for _ in range(layers))
+        )
         self.norm, self.first = nn.LayerNorm(D), First()
         self.head = nn.Sequential(nn.Linear(D, D), nn.GELU(), nn.Linear(D, classes))
 
@@ -6218,8 +6222,12 @@ class ViT(nn.Module):
 
 # %% tags=["figure-5.9"]
 seed(0)
-names = {"x": "image", "cls": "CLS", ViTLayer: "layer\nself-attention, feed-forward"}
-options = {"closed": (ViTLayer, First), "names": names | {First: "take row 0"}, "output": "logits"}
+names = {"x": "image", "cls": "CLS", EncoderLayer: "layer\nself-attention, feed-forward"}
+options = {
+    "closed": (EncoderLayer, First),
+    "names": names | {First: "take row 0"},
+    "output": "logits",
+}
 fig, ax = plt.subplots(figsize=(5, 7))
 said = schematic(ax, ViT().to(DEVICE).eval(), scans_new[:1], **options)
 figure("5.9", "A Vision Transformer, as it ran on one digit.", said)
@@ -6364,15 +6372,15 @@ def read_rightly(model: nn.Module, x: Tensor) -> float:
 seed(0)
 vit = ViT().to(DEVICE)
 vit_run = train_on(vit, scans, 3e-3, "Vision Transformer")
-read = {"ViT": read_rightly(vit, scans_new)}
-claim("ViT: accuracy on digits never seen", read["ViT"], at_least=0.82)
+read_right = {"ViT": read_rightly(vit, scans_new)}
+claim("ViT: accuracy on digits never seen", read_right["ViT"], at_least=0.82)
 
 # %%
 resnet = small_resnet()
 resnet_run = train_on(resnet, scans, 5e-3, "ResNet")
-read["ResNet"] = read_rightly(resnet, scans_new)
-claim("small ResNet: accuracy on digits never seen", read["ResNet"], at_least=0.94)
-claim("equal time: ResNet ahead of ViT by", read["ResNet"] - read["ViT"], at_least=0.03)
+read_right["ResNet"] = read_rightly(resnet, scans_new)
+claim("small ResNet: accuracy on digits never seen", read_right["ResNet"], at_least=0.94)
+claim("equal time: ResNet ahead of ViT by", read_right["ResNet"] - read_right["ViT"], at_least=0.03)
 
 # %% [markdown]
 # This residual network wins: about 96 in 100 against 89. Both go into the summary of the chapter, with parameters and
@@ -6384,14 +6392,18 @@ claim("equal time: ResNet ahead of ViT by", read["ResNet"] - read["ViT"], at_lea
 rows = {"Vision Transformer": ("ViT", vit, vit_run)}
 rows["ResNet at equal time"] = ("ResNet", resnet, resnet_run)
 for row, (name, network, run) in rows.items():
-    words = f"{100 * read[name]:.1f} % of new digits"
+    words = f"{100 * read_right[name]:.1f} % of new digits"
     summary[row] = (*cost(network, scans_new[:1]), run.seconds, words)
 
 # %%
 T, D, hidden = 17, 64, 128
 each_layer = 4 * T * D * D + 2 * T * T * D + 2 * T * D * hidden
-by_hand = 16 * 49 * D + 3 * each_layer + D * D + 10 * D
-claim("multiplications of the ViT, and by hand", summary["Vision Transformer"][1], equals=by_hand)
+counted_by_hand = 16 * 49 * D + 3 * each_layer + D * D + 10 * D
+claim(
+    "multiplications of the ViT, and by hand",
+    summary["Vision Transformer"][1],
+    equals=counted_by_hand,
+)
 
 # %% [markdown]
 # How much of the lead is knowledge of places? Move each test digit by 3 pixels, left, right, up and down. `F.pad`
@@ -6408,9 +6420,11 @@ def moved(images: Tensor, right: int, down: int) -> Tensor:
 # %%
 for name, network in (("ViT", vit), ("ResNet", resnet)):
     ways = ((3, 0), (-3, 0), (0, 3), (0, -3))
-    read[f"{name}, moved"] = sum(read_rightly(network, moved(scans_new, *way)) for way in ways) / 4
-claim("ViT: accuracy on digits moved by 3 pixels", read["ViT, moved"], at_most=0.5)
-claim("small ResNet: the same", read["ResNet, moved"], at_least=0.7)
+    read_right[f"{name}, moved"] = (
+        sum(read_rightly(network, moved(scans_new, *way)) for way in ways) / 4
+    )
+claim("ViT: accuracy on digits moved by 3 pixels", read_right["ViT, moved"], at_most=0.5)
+claim("small ResNet: the same", read_right["ResNet, moved"], at_least=0.7)
 
 # %% [markdown]
 # The Vision Transformer reads little more than a third of them. To it, a stroke that crosses from one patch into the
@@ -6423,9 +6437,13 @@ claim("small ResNet: the same", read["ResNet, moved"], at_least=0.7)
 few_vit, few_resnet = ViT().to(DEVICE), small_resnet()
 train_on(few_vit, scans[:320], 3e-3, "ViT, 320 digits")
 train_on(few_resnet, scans[:320], 5e-3, "ResNet, 320 digits")
-read |= {"ViT, few": read_rightly(few_vit, scans_new)}
-read |= {"ResNet, few": read_rightly(few_resnet, scans_new)}
-claim("320 digits: ResNet ahead of ViT by", read["ResNet, few"] - read["ViT, few"], at_least=0.04)
+read_right |= {"ViT, few": read_rightly(few_vit, scans_new)}
+read_right |= {"ResNet, few": read_rightly(few_resnet, scans_new)}
+claim(
+    "320 digits: ResNet ahead of ViT by",
+    read_right["ResNet, few"] - read_right["ViT, few"],
+    at_least=0.04,
+)
 
 # %% [markdown]
 # And jigsaws, all 8,000. The Vision Transformer need not be trained on them, as we know already that nothing would
@@ -6435,8 +6453,8 @@ claim("320 digits: ResNet ahead of ViT by", read["ResNet, few"] - read["ViT, few
 # %%
 jigsaw_resnet = small_resnet()
 train_on(jigsaw_resnet, shuffle_patches(scans, jigsaw), 5e-3, "ResNet, jigsaws")
-read["ResNet, jigsaws"] = read_rightly(jigsaw_resnet, shuffle_patches(scans_new, jigsaw))
-lost = read["ResNet"] - read["ResNet, jigsaws"]
+read_right["ResNet, jigsaws"] = read_rightly(jigsaw_resnet, shuffle_patches(scans_new, jigsaw))
+lost = read_right["ResNet"] - read_right["ResNet, jigsaws"]
 claim("jigsaws: accuracy that they cost the ResNet", lost, at_least=0.008)
 
 # %% [markdown]
@@ -6447,15 +6465,15 @@ claim("jigsaws: accuracy that they cost the ResNet", lost, at_least=0.008)
 fig, ax = plt.subplots(figsize=(8, 2.8))
 tests = {"moved by 3 pixels": ", moved", "jigsaws": ", jigsaws", "320 digits": ", few"}
 tests["8,000 digits"] = ""
-read["ViT, jigsaws"] = read["ViT"]
+read_right["ViT, jigsaws"] = read_right["ViT"]
 for shift, name, shade in ((0.19, "ResNet", color.gradient), (-0.19, "ViT", color.model)):
-    values = [read[name + test] for test in tests.values()]
+    values = [read_right[name + test] for test in tests.values()]
     for n, value in enumerate(values):
         ax.barh(n + shift, value, height=0.34, color=shade)
         ax.text(value + 0.008, n + shift, f"{name} {value:.2f}", color=shade, va="center")
 ax.set(yticks=range(4), xlim=(0, 1.12), xticks=[0, 0.25, 0.5, 0.75, 1])
 ax.set(yticklabels=tests, xlabel="accuracy on digits never seen")
-ahead = {test: read["ResNet" + end] - read["ViT" + end] for test, end in tests.items()}
+ahead = {test: read_right["ResNet" + end] - read_right["ViT" + end] for test, end in tests.items()}
 said = f"Four pairs of bars. The residual network leads in {sum(a > 0 for a in ahead.values())}, "
 said += f"and most for digits {max(ahead, key=ahead.get)}."
 figure("5.3q", "The same time, and tests of what is built in.", said, held="trained")
@@ -6533,7 +6551,7 @@ def scores_by_layer(model: ViT, x: Tensor) -> Tensor:
     """The attention scores (N, layers, H, 1 + M, 1 + M) of a Vision Transformer for images x."""
     Z, tables = model.tokens(x), []  # (N, 1 + M, D)
     for layer in model.layers:
-        block, inside = layer[0], layer[0].attention
+        block, inside = layer.attention, layer.attention.attention
         asks = block.norm(Z)  # (N, 1 + M, D)
         Q, K = (inside.heads(f(asks)) for f in (inside.query, inside.key))  # (N, H, 1 + M, D / H)
         tables.append(attention_scores(Q, K))
@@ -6548,7 +6566,8 @@ def scores_by_layer(model: ViT, x: Tensor) -> Tensor:
 # %%
 with torch.no_grad():
     tables = scores_by_layer(vit_here, ten)  # (10, 3, 4, 17, 17)
-    block, asks = vit_here.layers[0][0], vit_here.layers[0][0].norm(vit_here.tokens(ten))
+    block = vit_here.layers[0].attention
+    asks = block.norm(vit_here.tokens(ten))
     V = block.attention.heads(block.attention.value(asks))  # (10, 4, 17, 16)
     again = block.attention.out((tables[:, 0] @ V).transpose(1, 2).flatten(2))  # (10, 17, 64)
     claim("scores and values give the attention", again, equals=block.attention(asks), within=1e-4)

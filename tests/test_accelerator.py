@@ -92,7 +92,6 @@ MODELS: dict[str, Callable[[type[nn.Module]], tuple[nn.Module, Tensor | tuple[Te
     "ch05.TransformerDecoder": lambda cls: (cls(8, 2, 2, 16), (torch.rand(2, 4, 8), torch.rand(2, 5, 8))),
     "ch05.TransformerEncoder": lambda cls: (cls(8, 2, 2, 16), torch.rand(2, 5, 8)),
     "ch05.ViT": lambda cls: (cls(), torch.rand(2, 1, 28, 28)),
-    "ch05.ViTLayer": lambda cls: (cls(8, 2, 16), torch.rand(2, 5, 8)),
 }
 
 
