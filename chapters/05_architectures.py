@@ -130,7 +130,6 @@
 # %% tags=["export"]
 import copy
 import datetime
-import functools
 import math
 import re
 import time
@@ -4231,9 +4230,9 @@ def same_weights(ours: nn.Module, theirs: nn.Module) -> list[tuple[list[Tensor],
         found += [([part.bias for part in first], their.in_proj_bias)]
         found += [([A.out.weight], their.out_proj.weight), ([A.out.bias], their.out_proj.bias)]
     norms = [getattr(theirs, f"norm{n + 1}") for n in range(len(attends) + 1)]
-    pieces = [*(block.norm for block, _ in attends), ours.feed_forward.norm]
-    pieces += [ours.feed_forward.layers[0], ours.feed_forward.layers[2]]
-    for piece, their in zip(pieces, [*norms, theirs.linear1, theirs.linear2], strict=True):
+    parts = [*(block.norm for block, _ in attends), ours.feed_forward.norm]
+    parts += [ours.feed_forward.layers[0], ours.feed_forward.layers[2]]
+    for piece, their in zip(parts, [*norms, theirs.linear1, theirs.linear2], strict=True):
         found += [([piece.weight], their.weight), ([piece.bias], their.bias)]
     return found
 
@@ -4925,10 +4924,10 @@ on_cpu = copy.deepcopy(translator).cpu().eval()
 
 
 @torch.no_grad()
-def write_by_guessing(source: Tensor, guess: Tensor) -> Tensor:
+def write_by_guessing(model: Transformer, source: Tensor, guess: Tensor) -> Tensor:
     """The greedy answer (1, S), from a guess (1, S) by rounds that renew all symbols."""
     for _ in range(guess.shape[1]):
-        renewed = on_cpu(source, guess[:, :-1]).argmax(dim=-1)  # (1, S - 1)
+        renewed = model(source, guess[:, :-1]).argmax(dim=-1)  # (1, S - 1)
         if torch.equal(renewed, guess[:, 1:]):
             break
         guess = torch.cat([guess[:, :1], renewed], dim=1)
@@ -4937,7 +4936,8 @@ def write_by_guessing(source: Tensor, guess: Tensor) -> Tensor:
 
 # %%
 sample = [to_source([text]).cpu() for text in texts_new[::50]]  # (1, T) each
-by_guessing = [write_by_guessing(text, to_target(["1999-09-09"]).cpu()) for text in sample]
+any_date = to_target(["1999-09-09"]).cpu()
+by_guessing = [write_by_guessing(on_cpu, text, any_date) for text in sample]
 by_steps = [write_greedily(on_cpu, text, text > 0, START, 11) for text in sample]
 claim("guessing in rounds is greedy", torch.cat(by_guessing), equals=torch.cat(by_steps))
 
@@ -4972,7 +4972,8 @@ def date_scene(fig):
         date = valid_date(day, month, year)
         text = ways_to_write(date)[way - 1]
         words, source = pieces(text), to_source([text]).cpu()  # (1, T)
-        written = write_by_guessing(source, to_target([date.isoformat()]).cpu())  # (1, 12)
+        guess = to_target([date.isoformat()]).cpu()  # (1, 12)
+        written = write_by_guessing(on_cpu, source, guess)  # (1, 12)
         heads = where_it_looks(on_cpu, source, written[:, :10])[layer - 1]  # (H, 10, T)
         for picture, scores in zip(maps, F.pad(heads, (0, 12 - len(words))), strict=True):
             picture.set_data(scores.T)
@@ -5057,10 +5058,15 @@ claim("share of texts with the same answer", sum(agree) / len(asked), at_least=0
 
 
 # %%
-@functools.cache
+beams_found = {}  # what was searched before
+
+
 def beam_on_cpu(text: str, width: int) -> list:
-    """All eleven steps of a beam search for a text."""
-    return write_with_beam(on_cpu, to_source([text]).cpu(), width, START, END, 11)
+    """All eleven steps of a beam search for a text; computed once, then remembered."""
+    if (text, width) not in beams_found:
+        search_for = to_source([text]).cpu(), width, START, END, 11
+        beams_found[text, width] = write_with_beam(on_cpu, *search_for)
+    return beams_found[text, width]
 
 
 def ancestors(steps: list, rank: int) -> list[int]:
@@ -5106,9 +5112,9 @@ def beam_scene(fig):
 
 
 # %% [markdown]
-# A search takes eleven runs of the decoder, too long for a picture that follows the hand. `functools.cache` remembers
-# what a function has returned, so that each text is searched only once for each width, and the number of steps, which
-# is only how much of it is shown, costs nothing.
+# A search takes eleven runs of the decoder, too long for a picture that follows the hand. `beams_found` keeps what
+# was found, so that each text is searched only once for each width, and the number of steps, which is only how much
+# of it is shown, costs nothing.
 
 # %%
 chosen = {"width": slider(1, 5, 5), "steps": slider(1, 11, 11)}
@@ -5519,8 +5525,8 @@ def in_pieces(network: GPT, tokens: Tensor, sizes: list[int]) -> Tensor:
 # %%
 for name, network in both_gpts.items():
     for sizes in ([1] * 20, [7, 1, 12]):
-        pieces, words = in_pieces(network, some_tokens, sizes), f"in {len(sizes)} pieces"
-        claim(f"{name} GPT {words}", pieces, equals=network(some_tokens), within=1e-10)
+        in_parts, words = in_pieces(network, some_tokens, sizes), f"in {len(sizes)} pieces"
+        claim(f"{name} GPT {words}", in_parts, equals=network(some_tokens), within=1e-10)
 
 # %% [markdown]
 # For character number $t$ the simple way runs through $t$ characters, which look at $t$ characters; with the cache
@@ -6658,7 +6664,8 @@ columns = ["model", "parameters", "multiplications for one example", "seconds", 
 rows = [
     (name, f"{p:,}", f"{m:,}", f"{s:.0f}", result) for name, (p, m, s, result) in summary.items()
 ]
-table(columns, rows, varies=["seconds", "result"])
+if rows:  # as soon as a section was run
+    table(columns, rows, varies=["seconds", "result"])
 
 # %% [markdown]
 # And every claim of the sections that you have run, with its bar and what your machine got.

@@ -54,6 +54,17 @@ ALLOWED_ON_CPU: dict[str, set[str]] = {
     "4.8 widgets": {"mm"},  # attention of ten or twelve words and images
     "4.9 widgets": {"mm", "mv"},  # one word against all words
     "4.10 widgets": {"mv"},  # rotations of one vector
+    "5.1 widgets": {"mm"},  # a network of 64 units, on a curve
+    "5.2": {"convolution"},  # a copy of LeNet, for the widgets and the pieces that move a channel most
+    "5.2 widgets": {"addmm", "convolution"},  # that copy on one digit
+    "5.3": {  # copies of what was trained, for the widgets; costs, counted on "meta" or on the CPU
+        *("addmm", "bmm", "convolution", "embedding", "mm", "native_batch_norm", "native_layer_norm"),
+        "_scaled_dot_product_flash_attention_for_cpu",
+    },
+    "5.3 widgets": {  # stacks of at most eight layers with their gradients; the copies on one text
+        *("addmm", "bmm", "embedding", "mm", "native_layer_norm", "native_layer_norm_backward"),
+        *(f"_scaled_dot_product_flash_attention_for_cpu{way}" for way in ("", "_backward")),
+    },
 }
 
 # "ch05.GPT": function of the exported class that returns (model, input): small, on the CPU; several inputs as a tuple.
