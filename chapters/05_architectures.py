@@ -5875,11 +5875,11 @@ figure("5.3m", "One pass through part of the plays, and the loss by place.", sai
 # would give it a longer past; to compare fairly with the counts, which always see four characters, the number to take
 # is that of the later places.
 #
-# Three things to keep in mind. The learning rates, and the discount and length of the counts, were chosen among a few
-# by their loss on the very text on which we report it, which flatters both numbers a little. The bar of 1.75 comes
-# from three random starts only, which ended between 1.69 and 1.71. And whether the four options pay, this chapter
-# does not show. We compared them once, over 480 steps from the same start: 1.71 nats for the plain network, 1.65 for
-# the modern one. But the learning rates had been chosen for the latter, so that was no fair race.
+# Two things to keep in mind. The learning rates, and the discount and length of the counts, were chosen among a few by
+# their loss on the very text on which we report it, which flatters both numbers a little. (The bar of 1.75 comes from
+# six random starts, which ended between 1.69 and 1.71.) And whether the four options pay, this chapter does not show.
+# We compared them once, over 480 steps from the same start: 1.71 nats for the plain network, 1.65 for the modern one.
+# But the learning rates had been chosen for the latter, so that was no fair race.
 #
 # Let it write. The passage below was never written by anyone. (Your machine may draw other characters than ours.)
 
