@@ -5,7 +5,7 @@ CHAPTER ?=
 BIN := .venv/bin
 READY := .venv/ready
 
-.PHONY: lab test model outputs concordance benchmark data lint clean
+.PHONY: lab test prove model outputs concordance benchmark data lint clean
 
 lab: $(READY)  ## open JupyterLab on the chapters
 	$(BIN)/jupyter lab --LabApp.default_url=/lab/tree/chapters  # from here, where jupytext finds pyproject.toml
@@ -13,6 +13,9 @@ lab: $(READY)  ## open JupyterLab on the chapters
 test: $(READY)  ## run all tests, the notebooks included (and get the language model first, where there is a network)
 	@$(BIN)/python -m lbdl.download || test -z "$$CI"
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+
+prove: $(READY)  ## the deep proofs, which an author runs for what was changed: mutants, each section alone, Lab, devices
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/prove
 
 model: $(READY)  ## get the language model of chapters 7 and 8 now (98 MB, once)
 	$(BIN)/python -m lbdl.download

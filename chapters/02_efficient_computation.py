@@ -27,20 +27,6 @@
 # machine's times and rates stand in grey pictures and lines of their own. They will differ from those stored here,
 # and no test compares them. What the **claims** say about them are proportions, with so much room that they should
 # hold on any machine.
-#
-# | section | claim | bar |
-# |---|---|---|
-# | 2.1 | what @ gains over three loops in Python, as a factor | at least 50 |
-# | 2.1 | reads from memory, three loops over tiles of 8 | at least 20 |
-# | 2.1 | memory speed with the best size, as a multiple of that at 256 MB | at least 1.2 |
-# | 2.1 | time for every 32nd number, as a multiple of every second's | at least 2 |
-# | 2.1 | the product in one piece, as a multiple of thin slices' rate | at least 1.5 |
-# | 2.1 | images in a second, best batch against one image | at least 1.5 |
-# | 2.1 | what a batch of 1024 gains over the best before it | at most 1.4 |
-# | 2.1 | accuracy of a small network in FP32 | at least 0.93 |
-# | 2.1 | what FP16, BF16 and INT8 change in it, at most | at most 0.01 |
-# | 2.1 | numbers copied in a second, INT8 against FP32, as a factor | at least 1.5 |
-# | 2.2 | time of a copy of 64 MB, as a multiple of a view's | at least 100 |
 
 # %% tags=["export"]
 import itertools
@@ -967,7 +953,7 @@ check(
 )
 
 
-# %% tags=["solution"]
+# %% tags=["solution", "hide-input"]
 def balanced_batch(width: int, peak: float, speed: float) -> float:
     """2 B W² = (peak / speed) · 4 (2 B W + W²), solved for B."""
     ratio = 4 * peak / speed
@@ -1486,7 +1472,7 @@ check(
 )
 
 
-# %% tags=["solution"]
+# %% tags=["solution", "hide-input"]
 def reading_order_strides(shape: tuple) -> tuple:
     """From the right: a step of an index passes over all elements of the indices after it."""
     strides = [1]

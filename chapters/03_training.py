@@ -24,89 +24,6 @@
 # As before, run the cells up to the first section, then any section: each stands on its own, though the early ones
 # are used to explain the later ones. All training here takes seconds. Where a network is trained, the figures and the
 # digits may differ a little on your machine, and the **claims** leave room for that.
-#
-# | section | claim | bar |
-# |---|---|---|
-# | 3.1 | at -8, how many times steeper cross-entropy is | at least 1000 |
-# | 3.1 | at 8, squares of the logit push back | at least 1 |
-# | 3.1 | share of birds right after a walk on cross-entropy | at least 0.9 |
-# | 3.1 | the same walk on squared error | at most 0.2 |
-# | 3.1 | share of triplets without a slope | at least 0.1 and at most 0.9 |
-# | 3.1 | nearest mean in the plane, before training | at most 0.4 |
-# | 3.1 | nearest mean in the plane, after training | at least 0.8 |
-# | 3.1 | nudges that change the cross-entropy | at least 20 |
-# | 3.1 | different error rates, with and without nudges | at most 1 |
-# | 3.1 | training errors at the end | at most 0 |
-# | 3.1 | test loss at the end, over its lowest | at least 1.15 |
-# | 3.1 | test error rate at the end, less that at the lowest loss | at most 0.015 |
-# | 3.1 | size of the weights, decayed over free | at most 0.7 |
-# | 3.1 | final test loss, decayed over free | at most 0.85 |
-# | 3.2 | drawn letter by letter: share of words to exchange | at most 0.03 |
-# | 3.2 | counting: six letters, as a multiple of four | at least 1.2 |
-# | 3.2 | counting: perplexity of mixed runs of five on new text | at least 4.2 and at most 4.6 |
-# | 3.2 | the same with a padding that is off by one | at least 0.1 |
-# | 3.2 | causal network: perplexity on new text | at least 5 and at most 6.2 |
-# | 3.2 | runs of three, as a multiple of the network | at least 1.1 |
-# | 3.2 | the network, as a multiple of mixed runs of five | at least 1.1 |
-# | 3.2 | looking ahead: perplexity where the answer is in the input | at most 1.2 |
-# | 3.2 | looking ahead: perplexity where it is not | at least 15 |
-# | 3.2 | tokenizer: characters per token | at least 2.1 and at most 2.3 |
-# | 3.2 | tokens: perplexity, as a multiple of that of letters | at least 5 |
-# | 3.2 | tokens: bits per byte, as a share of those of letters | at most 0.85 |
-# | 3.3 | a small step keeps its promise, up to this factor | at least 0.999 and at most 1.001 |
-# | 3.3 | all walks end at one of two places, up to | at most 1e-06 |
-# | 3.3 | the smaller bend at either place | at least 0.05 |
-# | 3.3 | difference between the two minima | at least 0.02 |
-# | 3.3 | just below 2 / L: distance to the minimum, end over start | at most 0.5 |
-# | 3.3 | just above 2 / L: the same | at least 2 |
-# | 3.3 | mean of 4000 mini-batches: off by so many standard errors | at most 4 |
-# | 3.3 | variance times batch size, over that of one bird: smallest | at least 0.9 |
-# | 3.3 | variance times batch size, over that of one bird: largest | at most 1.1 |
-# | 3.3 | after one pass: loss of gradient descent over that of SGD | at least 3 |
-# | 3.3 | the same, when gradient descent has had ten passes | at least 1.4 |
-# | 3.3 | cosine between the gradients of 20 digits and of all | at least 0.4 and at most 0.6 |
-# | 3.4 | accuracy of a network trained by our own Autograd | at least 0.89 |
-# | 3.4 | cost of backward, in forwards | at least 1.8 and at most 2.1 |
-# | 3.4 | cost with checkpoints, as a multiple | at least 1.25 and at most 1.4 |
-# | 3.4 | memory of 64 layers with checkpoints, as a share | at most 0.3 |
-# | 3.4 | from equal weights: how units differ, over how they moved | at most 0.01 |
-# | 3.4 | ReLU, gain √2: factor per layer | at least 0.9 and at most 1.1 |
-# | 3.4 | ReLU, gain 1: factor per layer | at least 0.64 and at most 0.77 |
-# | 3.4 | ReLU, gain 2: factor per layer | at least 1.27 and at most 1.56 |
-# | 3.4 | tanh, gain 1: factor per layer | at least 0.9 and at most 1 |
-# | 3.4 | sigmoid, gain 1: factor per layer | at most 0.25 |
-# | 3.4 | reading rows without clipping: accuracy | at most 0.3 |
-# | 3.4 | reading rows with clipping: accuracy | at least 0.45 |
-# | 3.5 | share of the points that a straight line gets right | at most 0.85 |
-# | 3.5 | share of the points that eight layers get right | at least 1 |
-# | 3.5 | random networks: pieces at depth 10, as a share of 2^10 | at most 0.2 |
-# | 3.6 | validation loss after 60 epochs over its lowest | at least 1.2 |
-# | 3.6 | training loss after 60 epochs over that at the best epoch | at most 0.3 |
-# | 3.6 | what 60 epochs change in validation accuracy | at least -0.06 and at most 0.06 |
-# | 3.6 | how much surer it is of wrong answers, in probability | at least 0.05 |
-# | 3.6 | optimism without a choice, in accuracy | at least -0.01 and at most 0.01 |
-# | 3.6 | optimism of the best of 60, in accuracy | at least 0.03 and at most 0.09 |
-# | 3.6 | what choosing among 60 truly gained, in accuracy | at least -0.02 and at most 0.02 |
-# | 3.6 | test accuracy with 300 training images, read once | at least 0.7 |
-# | 3.6 | cosine over constant at a peak rate of 0.03 | at most 0.88 |
-# | 3.6 | warm-up over none at a peak rate of 0.1 | at most 0.9 |
-# | 3.6 | errors with augmentation over errors without | at most 0.88 |
-# | 3.6 | errors with weight decay over errors without | at least 0.85 and at most 1.12 |
-# | 3.6 | pre-training: accuracy on the digits from 0 to 4 | at least 0.96 |
-# | 3.6 | errors when fine-tuned over errors from scratch | at most 0.9 |
-# | 3.6 | gain in accuracy by fine-tuning, 5 to 30 examples | at least 0.02 |
-# | 3.7 | FLOP of a training step over 6ND | at least 0.98 and at most 1.02 |
-# | 3.7 | 6ND for GPT-3 over what its authors state | at least 0.98 and at most 1.02 |
-# | 3.7 | typical distance of the law from 25 measured losses | at most 0.025 |
-# | 3.7 | alpha_N, the exponent of the size | at least 0.07 and at most 0.13 |
-# | 3.7 | standard error of alpha_N | at most 0.015 |
-# | 3.7 | alpha_D, the exponent of the data | at least 0.15 and at most 0.4 |
-# | 3.7 | the largest network's loss over the prediction, less 1 | at least -0.04 and at most 0.04 |
-# | 3.7 | its distance from the prediction, in standard deviations | at most 3 |
-# | 3.7 | the best size grows as C to the power of | at least 0.6 and at most 0.85 |
-# | 3.7 | months in which the cost of landmark models doubled | at least 5 and at most 7 |
-# | 3.7 | standard error of that, in months | at least 0.3 and at most 0.9 |
-# | 3.7 | the team's script: loss of the last epoch over the first | at most 0.3 |
 
 # %% tags=["export"]
 import copy
@@ -934,7 +851,7 @@ check(
 )
 
 
-# %% tags=["solution"]
+# %% tags=["solution", "hide-input"]
 def smoothed(f: Tensor, y: Tensor, epsilon: float) -> Tensor:
     """The truth costs what it did, times 1 - epsilon; epsilon is spread over the costs of all classes."""
     costs = f.logsumexp(dim=1, keepdim=True) - f  # (N, C)
@@ -1729,7 +1646,7 @@ check(
 )
 
 
-# %% tags=["solution"]
+# %% tags=["solution", "hide-input"]
 def bits_per_byte(logits: Tensor, numbers: Tensor, lengths: Tensor) -> Tensor:
     """All bits over all bytes, not the mean over tokens of bits over bytes: long tokens count more."""
     nats = F.cross_entropy(logits, numbers, reduction="sum")
@@ -2329,7 +2246,7 @@ check(
 )
 
 
-# %% tags=["solution"]
+# %% tags=["solution", "hide-input"]
 def accumulated(gradients: Tensor, sizes: Tensor) -> Tensor:
     """Each part counts as often as it has examples: a sum of sums, divided once."""
     return (sizes[:, None] * gradients).sum(dim=0) / sizes.sum()
@@ -3311,7 +3228,7 @@ check(
 )
 
 
-# %% tags=["solution"]
+# %% tags=["solution", "hide-input"]
 def softargmax_back(p: Tensor, g: Tensor) -> Tensor:
     """Row i of the product is p_i g_i - p_i (sum over j of p_j g_j)."""
     return p * (g - (p * g).sum(-1, keepdim=True))
@@ -3629,7 +3546,7 @@ check(
 )
 
 
-# %% tags=["solution"]
+# %% tags=["solution", "hide-input"]
 def parameter_count(sizes: list[int]) -> int:
     """Each output of a layer has one weight for each of its inputs, and one bias."""
     return sum((inputs + 1) * outputs for inputs, outputs in pairwise(sizes))
@@ -4243,7 +4160,7 @@ check(
 )
 
 
-# %% tags=["solution"]
+# %% tags=["solution", "hide-input"]
 def inverse_root(step: int, warm_up: int) -> float:
     """Of the two, the rise is the smaller before step W, and the fall after it."""
     return min(step / warm_up, math.sqrt(warm_up / step))
@@ -4888,7 +4805,7 @@ check(
 )
 
 
-# %% tags=["solution"]
+# %% tags=["solution", "hide-input"]
 def best_size(C: float, A: float, B: float, alpha: float, beta: float) -> float:
     """alpha A N^-alpha = beta B (6 N / C)^beta: what either term would gain is the same."""
     return (alpha * A / (beta * B) * (C / 6) ** beta) ** (1 / (alpha + beta))

@@ -30,192 +30,6 @@
 # Sections stand alone, as in the chapters before: run the cells up to the first section, then the one that you want.
 # From the next chapter on, networks are built from PyTorch's own layers, as everybody does. Here you learn what is in
 # them.
-#
-# | section | claim | bar |
-# |---|---|---|
-# | 4.1 | a layer by hand and nn.Linear, 15 sizes, 64 bits | at most 1e-12 |
-# | 4.1 | a layer by hand and nn.Linear, 15 sizes, 32 bits | at most 0.0001 |
-# | 4.1 | share of the parameters in the first fully connected layer | at least 0.9 |
-# | 4.2 | fully connected and nn.Linear, 20 shapes, 64 bits | at most 1e-12 |
-# | 4.2 | fully connected and nn.Linear, 20 shapes, 32 bits | at most 0.0001 |
-# | 4.2 | products of a dense layer between two images | at least 38000000000.0 and at most 40000000000.0 |
-# | 4.2 | the answer of a row to its word, said 2 ms later | at most -0.4 |
-# | 4.2 | an affine operation moved along the signal is torch's convolution | at most 1e-12 |
-# | 4.2 | conv1d and nn.Conv1d, 40 layers, 64 bits | at most 1e-12 |
-# | 4.2 | conv1d and nn.Conv1d, 40 layers, 32 bits | at most 0.0001 |
-# | 4.2 | conv_transpose1d and torch's, 40 layers, 64 bits | at most 1e-12 |
-# | 4.2 | conv_transpose1d and torch's, 40 layers, 32 bits | at most 0.0001 |
-# | 4.2 | ⟨A x, y⟩ and ⟨x, A' y⟩, largest difference | at most 1e-10 |
-# | 4.2 | the way back through a convolution is a transposed one | at most 1e-12 |
-# | 4.2 | smoothing: the hiss against the vowel, as a multiple of before | at most 0.5 |
-# | 4.2 | differencing: the hiss against the vowel, as a multiple of before | at least 2 |
-# | 4.2 | in m, the filter at 250 Hz against that at 1000 Hz | at least 20 |
-# | 4.2 | the filter at 1000 Hz, in ar against m | at least 5 |
-# | 4.2 | in ch, the filter at 3500 Hz against that at 250 Hz | at least 10 |
-# | 4.2 | one number in 4: missing of the hum m | at most 0.12 |
-# | 4.2 | one number in 4: missing of the hiss ch | at least 0.98 |
-# | 4.2 | conv2d and torch's, 12 random cases in 64 bits | at most 1e-11 |
-# | 4.2 | conv2d and torch's, 12 random cases in 32 bits | at most 0.002 |
-# | 4.2 | conv_transpose2d and torch's, 12 random cases in 64 bits | at most 1e-11 |
-# | 4.2 | conv_transpose2d and torch's, 12 random cases in 32 bits | at most 0.002 |
-# | 4.2 | shift and filter commute where the stride divides the shift | at most 1e-05 |
-# | 4.2 | smallest error at all other shifts, as a share of the spread | at least 0.85 |
-# | 4.2 | largest error at all other shifts, as a share of the spread | at most 1.6 |
-# | 4.2 | with padding, largest error inside | at most 1e-05 |
-# | 4.2 | with padding, largest error on the rim | at least 0.3 |
-# | 4.2 | error of turning, as a share of the spread | at least 0.5 |
-# | 4.2 | edges averaged over the page: largest change over 81 shifts | at most 1e-05 |
-# | 4.2 | with stride 4 it is no longer invariant | at least 0.05 |
-# | 4.2 | 8 random layers: share of the gradient in the central 9 x 9 | at least 0.55 |
-# | 4.2 | convolutional classifier: accuracy on digits never seen | at least 0.93 |
-# | 4.2 | neighbouring weights before training, correlation | at most 0.2 |
-# | 4.2 | neighbouring weights after training, correlation | at least 0.6 |
-# | 4.2 | neighbouring weights, trained without decay, correlation | at least 0.45 |
-# | 4.2 | correlation of neighbours that the decay adds | at least 0.03 |
-# | 4.3 | five affine layers do not bend | at most 0 |
-# | 4.3 | five layers with ReLU: bend, relative to the output | at least 0.3 |
-# | 4.3 | five functions and slopes, and torch's, in float64 | at most 1e-13 |
-# | 4.3 | the same in float32 | at most 2e-06 |
-# | 4.3 | the same in bfloat16 | at most 0.07 |
-# | 4.3 | how far GELU by tanh is from GELU | at least 0.0004 and at most 0.0005 |
-# | 4.3 | share of the mean square that a ReLU keeps, one patch | at least 0.48 and at most 0.52 |
-# | 4.3 | torch's weights over √(2/D) | at least 0.99 and at most 1.01 |
-# | 4.3 | ReLU, gain 1: factor of the mean square | at least 0.46 and at most 0.54 |
-# | 4.3 | ReLU, gain √2: factor of the mean square | at least 0.92 and at most 1.08 |
-# | 4.3 | tanh, gain 1: factor of the mean square | at least 0.8 and at most 0.95 |
-# | 4.3 | ReLU far below zero: the gradient | at most 0 |
-# | 4.3 | ReLU: share of the units that are off | at least 0.2 |
-# | 4.3 | Leaky ReLU: share of the units that are off | at most 0.3 |
-# | 4.3 | ReLU, smaller steps: share of the units that are off | at most 0.05 |
-# | 4.4 | max pooling 1-D and torch's, 40 cases, float64 | at most 1e-12 |
-# | 4.4 | max pooling 1-D and torch's, 40 cases, float32 | at most 1e-05 |
-# | 4.4 | average pooling 1-D and torch's, 40 cases, float64 | at most 1e-12 |
-# | 4.4 | average pooling 1-D and torch's, 40 cases, float32 | at most 1e-05 |
-# | 4.4 | max pooling 2-D and torch's, 30 cases, float64 | at most 1e-12 |
-# | 4.4 | max pooling 2-D and torch's, 30 cases, float32 | at most 1e-05 |
-# | 4.4 | average pooling 2-D and torch's, 30 cases, float64 | at most 1e-12 |
-# | 4.4 | average pooling 2-D and torch's, 30 cases, float32 | at most 1e-05 |
-# | 4.4 | size of an edge map that an average of 8 x 8 keeps | at most 0.3 |
-# | 4.4 | size of an edge map after a maximum of 8 x 8, over that before | at least 2 |
-# | 4.4 | no shift, no change | at most 0 |
-# | 4.4 | shift by 1, no pooling: change | at least 1.1 |
-# | 4.4 | shift by 1, max 8: change | at most 0.45 |
-# | 4.4 | shift by 1, average 8: change | at most 0.35 |
-# | 4.4 | shift by 8, max 8: change | at least 0.8 |
-# | 4.5 | Dropout and torch's, 48 cases, 64 bits | at most 1e-12 |
-# | 4.5 | Dropout and torch's, 48 cases, 32 bits | at most 1e-05 |
-# | 4.5 | dropout and torch's with torch's own mask | at most 1e-05 |
-# | 4.5 | share of activations dropped for p = 0.3 | at least 0.295 and at most 0.305 |
-# | 4.5 | their mean, as a multiple of the mean before | at least 0.99 and at most 1.01 |
-# | 4.5 | correlation of neighbouring pixels | at least 0.9 |
-# | 4.5 | correlation of neighbours in an activation map | at least 0.8 |
-# | 4.5 | recovered of single pixels, p = 0.5 | at least 0.85 |
-# | 4.5 | recovered of single activations, p = 0.5 | at least 0.75 |
-# | 4.5 | recovered of shuffled activations, p = 0.5 | at most 0.05 |
-# | 4.5 | test error that p = 0.5 removes, pixels | at least 0.1 |
-# | 4.5 | test error that p = 0.5 removes, hidden units | at least 0.02 |
-# | 4.5 | test error that p = 0.95 adds to p = 0.5, hidden units | at least 0.02 |
-# | 4.5 | accuracy of the network with dropout | at least 0.85 |
-# | 4.5 | accuracy of the network without dropout | at least 0.85 |
-# | 4.5 | half of the units gone: advantage of the one with dropout | at least 0.05 |
-# | 4.5 | four fifths gone: advantage of the one with dropout | at least 0.05 |
-# | 4.6 | four normalizations and torch's, 48 cases, 64 bits | at most 1e-11 |
-# | 4.6 | four normalizations and torch's, 48 cases, 32 bits | at most 0.001 |
-# | 4.6 | BatchNorm and torch's through 5 batches and evaluation, 64 bits | at most 1e-11 |
-# | 4.6 | BatchNorm and torch's through 5 batches and evaluation, 32 bits | at most 0.0001 |
-# | 4.6 | difference with 16 digits, over that with 64 | at least 1.7 and at most 2.4 |
-# | 4.6 | difference between training and testing, 64 digits | at least 0.1 and at most 0.25 |
-# | 4.6 | weights 0.8 times: size after layer 20, to that after layer 1 | at most 0.05 |
-# | 4.6 | weights 1.25 times: size after layer 20, to that after layer 1 | at least 20 |
-# | 4.6 | smallest size after 20 layers with normalization | at least 0.5 |
-# | 4.6 | largest size after 20 layers with normalization | at most 1.2 |
-# | 4.6 | accuracy without normalization, weights a tenth | at most 0.3 |
-# | 4.6 | accuracy with batch normalization, weights a tenth | at least 0.75 |
-# | 4.6 | accuracy with layer normalization, weights a tenth | at least 0.45 |
-# | 4.6 | worst accuracy with batch normalization, 0.01 to 1 | at least 0.45 |
-# | 4.6 | batch normalization, weights of size 1, at 10 times the rate | at least 0.7 |
-# | 4.6 | first loss without normalization, weights 3 times | at least 100 |
-# | 4.6 | smallest share of steps cut, batch normalization | at least 0.9 |
-# | 4.6 | layer normalization, a hundredth: part that differs | at most 0.2 |
-# | 4.6 | batch normalization, a hundredth: part that differs | at least 0.4 |
-# | 4.6 | layer normalization, a hundredth, at a tenth of the rate | at least 0.35 |
-# | 4.7 | three skips by hand and as modules, 64 bits | at most 1e-09 |
-# | 4.7 | three skips by hand and as modules, 32 bits | at most 0.01 |
-# | 4.7 | 100 layers without skips: gradient at the first, over the last | at most 1e-18 |
-# | 4.7 | 100 residual layers: gradient at the first, over the last | at least 1 and at most 10000.0 |
-# | 4.7 | 40 plain layers: number of different answers | at most 1 |
-# | 4.7 | 40 plain layers: accuracy on digits never seen | at most 0.2 |
-# | 4.7 | 40 residual layers: accuracy on digits never seen | at least 0.83 |
-# | 4.7 | 39 of 40 residual layers: accuracy, whichever is missing | at least 0.75 |
-# | 4.7 | plain: all losses in the plane are alike, range | at most 0.4 |
-# | 4.7 | residual: the loss rises from the middle to every point of the border, by | at least 1 |
-# | 4.7 | the zeros get a gradient | at least 0.1 |
-# | 4.8 | how far an output lies beyond all values, in degrees | at most 0 |
-# | 4.8 | variance of dot products over their dimension, smallest | at least 0.9 |
-# | 4.8 | variance of dot products over their dimension, largest | at most 1.1 |
-# | 4.8 | with the root: slopes in all dimensions, smallest | at least 0.8 |
-# | 4.8 | with the root: slopes in all dimensions, largest | at most 0.9 |
-# | 4.8 | without the root: slopes at dimension 1024 | at most 0.1 |
-# | 4.8 | dropout of scores: largest spread of an answer, in degrees | at least 20 |
-# | 4.8 | attention and PyTorch's in float64, 40 cases | at most 1e-12 |
-# | 4.8 | attention and PyTorch's in float32, 40 cases | at most 2e-05 |
-# | 4.8 | causal attention and PyTorch's | at most 1e-12 |
-# | 4.8 | influence of later words under the causal mask | at most 0 |
-# | 4.8 | smallest influence of a word on its own output or a later one | at least 0.001 |
-# | 4.8 | two others of a word's topic over the other topic | at least 1.4 |
-# | 4.8 | layer and PyTorch's in float64, 24 cases | at most 1e-12 |
-# | 4.8 | layer and PyTorch's in float32, 24 cases | at most 2e-05 |
-# | 4.8 | head 1: smallest score of the previous word | at least 0.99 |
-# | 4.8 | head 2: smallest total score of the same word earlier | at least 0.9 |
-# | 4.8 | linear attention and its table of scores, 4 cases, 64 bits | at most 1e-12 |
-# | 4.8 | linear attention and its table of scores, 4 cases, 32 bits | at most 0.0001 |
-# | 4.8 | state form and masked scores, 4 cases, 64 bits | at most 1e-12 |
-# | 4.8 | state form and masked scores, 4 cases, 32 bits | at most 0.0001 |
-# | 4.8 | 200,000 random features are off exp by a share of | at most 0.03 |
-# | 4.8 | order 6 misses the softargmax by a share of | at most 0.02 |
-# | 4.8 | 4096 random features miss more than order 5, times | at least 5 |
-# | 4.8 | order 6, with queries 5 times as long, misses it by | at least 0.2 |
-# | 4.8 | matching: explained with attention | at least 0.85 |
-# | 4.8 | matching: explained with linear attention | at least 0.75 |
-# | 4.8 | matching: explained with convolutions | at most 0.55 |
-# | 4.8 | matching: explained with full connections | at most 0.55 |
-# | 4.8 | share of the attention that goes to the same digit | at least 0.85 |
-# | 4.8 | digits classified by matching, accuracy | at least 0.88 |
-# | 4.8 | explained with attention, rows of 20 | at least 0.8 |
-# | 4.8 | explained with attention, rows of 30 | at least 0.78 |
-# | 4.8 | explained with convolutions, rows of 20 | at most own_tag |
-# | 4.8 | shuffled rows, largest change with convolutions | at least 0.1 |
-# | 4.9 | 20 lookups and torch's: outputs, gradients | at most 1e-13 |
-# | 4.9 | the same in 32 bits | at most 1e-05 |
-# | 4.9 | a row that does not learn, and torch's padding_idx | at most 1e-13 |
-# | 4.9 | one-hot times matrix: gradients | at most 1e-13 |
-# | 4.9 | nats a letter gained by two numbers for each | at least 0.25 |
-# | 4.9 | distance between vowels, as a share of that to consonants | at most 0.5 |
-# | 4.9 | analogies of country and people | at least 0.95 |
-# | 4.9 | analogies of opposites | at most 0.3 |
-# | 4.9 | plurals and comparatives, words of the question left out | at least 0.65 |
-# | 4.9 | plurals and comparatives, when all words are allowed | at most 0.45 |
-# | 4.9 | plurals and comparatives, answered by c itself | at least 0.5 |
-# | 4.9 | what arithmetic adds to the neighbour, for capitals | at least 0.5 |
-# | 4.9 | patches and a strided convolution | at most 1e-09 |
-# | 4.10 | seven shifts of 1000 positions, and their matrices | at most 1e-09 |
-# | 4.10 | the two dogs differ with positions | at least 0.2 |
-# | 4.10 | mean length of a word vector | at least 4.7 and at most 5.0 |
-# | 4.10 | words of 15 that are still nearest after adding | at least 4 and at most 10 |
-# | 4.10 | 12 rotary encodings and complex numbers | at most 1e-11 |
-# | 4.10 | the same in 32 bits (rotary) | at most 0.01 |
-# | 4.10 | matches, all positions moved by 1, 100 or 5000 | at most 1e-09 |
-# | 4.10 | positions do change the matches | at least 1 |
-# | 4.10 | the best possible without positions | at least 0.5 and at most 0.6 |
-# | 4.10 | the third letter before: without positions | at most 0.3 |
-# | 4.10 | the third letter before: with a learned table | at least 0.95 |
-# | 4.10 | the third letter before: with sinusoids | at least 0.95 |
-# | 4.10 | the third letter before: with rotary encoding | at least 0.95 |
-# | 4.10 | attention to the third place before, with positions | at least 0.6 |
-# | 4.10 | on lines of 128: with a learned table | at most 0.5 |
-# | 4.10 | on lines of 128: with sinusoids | at most 0.75 |
-# | 4.10 | on lines of 128: with rotary encoding | at least 0.7 |
-# | 4.10 | on lines of 64: by how much rotary leads sinusoids | at least 0.05 |
 
 # %% tags=["export"]
 import copy
@@ -688,7 +502,7 @@ check(
 )
 
 
-# %% tags=["solution"]
+# %% tags=["solution", "hide-input"]
 def trainable_parameters(model: nn.Module) -> int:
     """parameters() goes into all parts of a model, gives no buffers, and gives nothing twice."""
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
@@ -1191,7 +1005,7 @@ check(
 )
 
 
-# %% tags=["solution"]
+# %% tags=["solution", "hide-input"]
 def input_size(outputs: int, K: int, S: int = 1, P: int = 0, D: int = 1) -> int:
     """The last window starts S (outputs - 1) after the first and is D (K - 1) + 1 long; 2 P cells are padding."""
     return S * (outputs - 1) + D * (K - 1) + 1 - 2 * P
@@ -1668,7 +1482,7 @@ check(
 )
 
 
-# %% tags=["solution"]
+# %% tags=["solution", "hide-input"]
 def depthwise(x: Tensor, w: Tensor) -> Tensor:
     """The sum runs over k only: d stands on both sides."""
     return torch.einsum("ndtk,dk->ndt", x.unfold(2, w.shape[1], 1), w)
@@ -2279,7 +2093,7 @@ check(
 )
 
 
-# %% tags=["solution"]
+# %% tags=["solution", "hide-input"]
 def separable(x: Tensor, column: Tensor, row: Tensor) -> Tensor:
     """With as many groups as channels each filter sees one; it is the same, so `repeat` it."""
     C, K = x.shape[1], len(row)
@@ -2791,7 +2605,7 @@ check(
 )
 
 
-# %% tags=["solution"]
+# %% tags=["solution", "hide-input"]
 def rows_seen(layers: list[tuple[int, int, int, int]], i: int) -> tuple[int, int]:
     """Place i of a layer starts at row i S - P below it, and ends (K - 1) D rows further on."""
     first, last = i, i
@@ -3300,7 +3114,7 @@ for ax, (name, map_) in zip(axes.flat, after.items(), strict=True):
     ax.set_title(name, size=12)
     ax.axis("off")
 said = "Six grey pictures of a bridge's ropes. " + "; ".join(
-    f"{name}: from {map_.min():.2f} to {map_.max():.2f}, {(map_ < 0).double().mean():.0%} negative"
+    f"{name}: from {map_.min():.2f} to {map_.max():.2f}, {(map_ < 0).double().mean():.2%} negative"
     for name, map_ in list(after.items())[1:]
 )
 figure("4.3b", "A photograph, its edges, and what four activation functions make of them.", said)
@@ -3618,7 +3432,7 @@ check(
 )
 
 
-# %% tags=["solution"]
+# %% tags=["solution", "hide-input"]
 def leaky_gain(leak: float) -> float:
     """Half of the numbers keep their squares, half have them times leak²: (1 + leak²) / 2 is left."""
     return math.sqrt(2 / (1 + leak**2))
@@ -4199,7 +4013,7 @@ check(
 )
 
 
-# %% tags=["solution"]
+# %% tags=["solution", "hide-input"]
 def mean_of_real(x: Tensor, lengths: Tensor) -> Tensor:
     """What is not real is replaced by 0, which adds nothing; then one divides by how many were real."""
     real = torch.arange(x.shape[2], device=x.device) < lengths[:, None, None]  # (N, 1, T)
@@ -4888,7 +4702,7 @@ check(
 )
 
 
-# %% tags=["solution"]
+# %% tags=["solution", "hide-input"]
 def gaussian_dropout(x: Tensor, noise: Tensor, p: float) -> Tensor:
     """The variance of x (1 + s noise) is s² x², and that of dropout is p / (1 - p) x²."""
     return x * (1 + (p / (1 - p)) ** 0.5 * noise)
@@ -4908,8 +4722,8 @@ def gaussian_dropout(x: Tensor, noise: Tensor, p: float) -> Tensor:
 # 2016, group normalization in 2018, RMS normalization in 2019. Hardly any large network since then does without one
 # of them.
 #
-# Two weights for each channel, $\gamma$ and $\beta$, follow. They multiply the result and add to it, so that training
-# can choose another size and mean where it needs one. They start at 1 and 0.
+# Two weights, $\gamma$ and $\beta$, follow. They multiply the result and add to it, so that training can choose
+# another size and mean where it needs one. They start at 1 and 0.
 #
 # What the kinds of normalization differ in is the group. **Batch normalization** takes all activations of one
 # channel, over all samples of the batch and all positions. **Layer normalization** takes all activations of one
@@ -4920,7 +4734,9 @@ def gaussian_dropout(x: Tensor, noise: Tensor, p: float) -> Tensor:
 # \hat v_d = \frac{1}{N H W} \sum_{n,h,w} (x_{n,d,h,w} - \hat m_d)^2 \qquad
 # y_{n,d,h,w} = \gamma_d\, \frac{x_{n,d,h,w} - \hat m_d}{\sqrt{\hat v_d + \epsilon}} + \beta_d$$
 #
-# and for layer normalization the same with $\hat m_n$ and $\hat v_n$, which are means over $d$, $h$ and $w$.
+# and for layer normalization the same with $\hat m_n$ and $\hat v_n$, which are means over $d$, $h$ and $w$, and with
+# $\gamma_{d,h,w}$ and $\beta_{d,h,w}$: batch normalization has a pair of weights for each channel, layer
+# normalization one for each component of a sample.
 #
 # Four numbers make it plain. A channel with the activations 1, 2, 3 and 6 has the mean 3. The differences are −2, −1,
 # 0 and 3, the mean of their squares is 3.5, and its root 1.87. So the four become −1.07, −0.53, 0 and 1.60. Had they
@@ -4966,11 +4782,10 @@ def batch_norm(x: Tensor, gamma: Tensor, beta: Tensor, eps: float = 1e-5) -> Ten
 
 
 # %% [markdown]
-# Layer normalization comes in two forms. PyTorch's `nn.LayerNorm` takes as many of the *last* dimensions as $\gamma$
-# has, and has a $\gamma$ and a $\beta$ for each place in them. The one of the formula above, with all of a sample in
-# one group and one $\gamma$ for each channel, is a special case of group normalization, where the channels of a
-# sample are split into groups: with a single group. To compute it, `reshape` puts all that belongs to one group of
-# one sample into a row, the rows are normalized, and the result gets its old shape back.
+# Layer normalization takes as many of the *last* dimensions as $\gamma$ has, as PyTorch's `nn.LayerNorm` does: (D, H,
+# W) is the formula above. Group normalization splits the channels of a sample into groups and has, like batch
+# normalization, one $\gamma$ and $\beta$ for each channel. To compute it, `reshape` puts all that belongs to one group
+# of one sample into a row, the rows are normalized, and the result gets its old shape back.
 
 
 # %% tags=["export"]
@@ -5011,29 +4826,35 @@ squares = photographs("test", DEVICE).images[:4]  # (4, 3, 512, 512)
 squares = F.interpolate(squares, (96, 144), mode="bilinear", antialias=True).contiguous()
 X = F.avg_pool2d(edge_maps(squares)[:, :6], 48).double()  # (N, D, H, W): (4, 6, 2, 3)
 N, D, H, W = X.shape
-gamma, beta = torch.rand(2, D, generator=seed(1), dtype=torch.float64).to(DEVICE)  # (D,), (D,)
+chance = seed(1)
+gamma, beta = torch.rand(2, D, generator=chance, dtype=torch.float64).to(DEVICE)  # (D,), (D,)
+gammas, betas = torch.rand(2, D, H, W, generator=chance, dtype=torch.float64).to(
+    DEVICE
+)  # (D, H, W), (D, H, W)
 
 # %% [markdown]
 # An entry is named by its four numbers $(n, d, h, w)$. Its group consists of all entries that agree with it in one of
 # them: in $d$, number 1, for batch normalization; in $n$, number 0, for layer normalization. The loop over entries is
-# slow and hides nothing. In both cases it is the channel of the entry, `at[1]`, that picks $\gamma$ and $\beta$.
+# slow and hides nothing. The numbers after $n$ pick $\gamma$ and $\beta$: the channel alone, or all three.
 
 
 # %%
-def word_for_word(same: int) -> Tensor:
+def word_for_word(same: int, gamma: Tensor, beta: Tensor) -> Tensor:
     """X normalized entry by entry; a group is all the entries with the same number there."""
     y, entries = torch.zeros_like(X), list(itertools.product(*map(range, X.shape)))
     for at in entries:
         group = [X[other] for other in entries if other[same] == at[same]]
         m = sum(group) / len(group)
         v = sum((z - m) ** 2 for z in group) / len(group)
-        y[at] = gamma[at[1]] * (X[at] - m) / (v + 1e-5).sqrt() + beta[at[1]]
+        own = at[1 : 1 + gamma.dim()]  # (d,) or (d, h, w)
+        y[at] = gamma[own] * (X[at] - m) / (v + 1e-5).sqrt() + beta[own]
     return y
 
 
 # %% tags=["equation-normalization"]
-by_batch, by_layer = batch_norm(X, gamma, beta), group_norm(X, 1, gamma, beta)  # (N, D, H, W) each
-batch_loops, layer_loops = word_for_word(1), word_for_word(0)  # (N, D, H, W) each
+by_batch, by_layer = batch_norm(X, gamma, beta), layer_norm(X, gammas, betas)  # (N, D, H, W) each
+batch_loops = word_for_word(1, gamma, beta)  # (N, D, H, W)
+layer_loops = word_for_word(0, gammas, betas)  # (N, D, H, W)
 
 # %%
 claim("batch normalization by loops and by tensors", by_batch, equals=batch_loops, within=1e-12)
@@ -5124,43 +4945,49 @@ claim("backward pass of a normalization", by_hand, equals=by_autograd, within=1e
 # We could draw the groups from their definitions. It is safer to ask the code. The gradient of one output with
 # respect to all inputs is zero wherever the input has no influence, so the inputs with a gradient are those that
 # share their moments with it. And which outputs change if one entry of $\gamma$ and of $\beta$ does? Those share
-# these weights.
-
-
-# %%
-def share_moments(norm: Callable, x: Tensor, entry: tuple) -> Tensor:
-    """Which entries of x (N, D, H, W) the output at one entry depends on."""
-    x, ones = x.clone().requires_grad_(), torch.ones_like(x[0, :, 0, 0])
-    norm(x, ones, 0 * ones)[entry].backward()
-    return x.grad.abs() > 1e-9  # (N, D, H, W)
-
-
-# %%
-def share_weights(norm: Callable, x: Tensor, entry: tuple) -> Tensor:
-    """Which outputs (N, D, H, W) change with the gamma and beta of one entry."""
-    ones = torch.ones_like(x[0, :, 0, 0])
-    chosen = torch.arange(len(ones), device=x.device) == entry[1]  # (D,)
-    changed = norm(x, ones + chosen, 3.0 * chosen)  # gamma 2 instead of 1, beta 3 instead of 0
-    return changed != norm(x, ones, 0 * ones)  # (N, D, H, W)
-
-
-# %% [markdown]
-# Six normalizations, all as functions of x, $\gamma$ and $\beta$. The two with "position" normalize the D channels of
-# one position of one sample, as language models do for each token. They want channels last, so we move that dimension
-# there and back. The one for each channel of each sample alone is called instance normalization.
+# these weights. Here are six normalizations, all as functions of x, $\gamma$ and $\beta$. The two with "position"
+# normalize the D channels of one position of one sample, as language models do for each token. They want channels
+# last, so we move that dimension there and back. The one for each channel of each sample alone is called instance
+# normalization.
 
 # %%
 kinds = {
     "batch": batch_norm,
-    "layer": lambda x, g, b: group_norm(x, 1, g, b),
+    "layer": layer_norm,
     "groups of two": lambda x, g, b: group_norm(x, len(g) // 2, g, b),
     "instance": lambda x, g, b: group_norm(x, len(g), g, b),
     "layer, position": lambda x, g, b: layer_norm(x.movedim(1, -1), g, b).movedim(-1, 1),
     "RMS, position": lambda x, g, b: (rms_norm(x.movedim(1, -1), g) + b).movedim(-1, 1),
 }
+
+
+# %%
+def neutral(kind: str, x: Tensor) -> Tensor:
+    """Ones in the shape that gamma has for x (N, D, H, W)."""
+    return torch.ones_like(x[0] if kind == "layer" else x[0, :, 0, 0])  # (D, H, W) or (D,)
+
+
+# %%
+def share_moments(kind: str, x: Tensor, entry: tuple) -> Tensor:
+    """Which entries of x (N, D, H, W) the output at one entry depends on."""
+    x, ones = x.clone().requires_grad_(), neutral(kind, x)
+    kinds[kind](x, ones, 0 * ones)[entry].backward()
+    return x.grad.abs() > 1e-9  # (N, D, H, W)
+
+
+# %%
+def share_weights(kind: str, x: Tensor, entry: tuple) -> Tensor:
+    """Which outputs (N, D, H, W) change with the gamma and beta of one entry."""
+    ones = neutral(kind, x)
+    gamma, beta = ones.clone(), 0 * ones
+    own = entry[1 : 1 + ones.dim()]
+    gamma[own], beta[own] = 2.0, 3.0
+    return kinds[kind](x, gamma, beta) != kinds[kind](x, ones, 0 * ones)  # (N, D, H, W)
+
+
 # %%
 entry = (1, 2, 0, 1)
-shared = {name: share_moments(norm, X, entry) for name, norm in kinds.items()}
+shared = {kind: share_moments(kind, X, entry) for kind in kinds}
 sizes = {name: members.sum().item() for name, members in shared.items()}
 print(sizes)
 
@@ -5189,13 +5016,14 @@ claim("layer, position: shares one place of one sample", torch.equal(of_layer, s
 claim("RMS, position: shares one place of one sample", torch.equal(of_rms, sample & place))
 
 # %%
-by_weights = [torch.equal(share_weights(norm, X, entry), channel) for norm in kinds.values()]
-claim("gamma and beta are shared over the channel, in all six", all(by_weights))
+alike = {kind: share_weights(kind, X, entry) for kind in kinds}
+claim("batch: gamma and beta are shared over the channel", torch.equal(alike["batch"], channel))
+only_samples = channel & place
+claim(
+    "layer: gamma and beta are shared over the samples", torch.equal(alike["layer"], only_samples)
+)
 
 # %% [markdown]
-# That the weights are shared in the same way by all six kinds is no law of nature. It is how these layers are built:
-# a channel is one kind of feature, and a feature is scaled in the same way wherever and in whichever image it occurs.
-#
 # To draw the groups, the tensor is cut into its samples: one plate for each, with the channels from top to bottom and
 # the positions from front to back. Each cell is one activation. It is drawn as a parallelogram: one step back moves
 # it to the right and a little up, one channel further moves it down. `back` and `down` count these steps for its four
@@ -5232,23 +5060,25 @@ def shades(members: Tensor, entry: tuple, shade: str) -> list:
 # %% [markdown]
 # The black cell is the entry that we asked about. Above, blue, are the activations that share its mean and variance:
 # a channel through all plates on the left, a whole plate on the right. Below, pink, are those that share its $\gamma$
-# and $\beta$. There both kinds agree. So layer normalization computes its moments in one direction and applies its
-# weights in another, and batch normalization does both in the same. (With `nn.LayerNorm` over D, H and W each
-# position would have a $\gamma$ of its own, shared by the samples only.)
+# and $\beta$: the same channel for batch normalization, and for layer normalization the same component of every
+# sample. So layer normalization computes its moments in one direction and applies its weights in another, and batch
+# normalization does both in the same.
 
 # %% tags=["figure-4.9"]
 fig, axes = plt.subplots(2, 2, figsize=(7, 4.4))
-shares = ((share_moments, color.model), (share_weights, color.weights))
+shares = ((shared, color.model), (alike, color.weights))
 for column, name in enumerate(("batch", "layer")):
-    for row, (share, shade) in enumerate(shares):
-        members = share(kinds[name], X, entry)  # (N, D, H, W)
-        plates(axes[row, column]).set_facecolors(shades(members, entry, shade))
-    axes[0, column].set_title(f"{name} normalization: one mean, one variance")
-    axes[1, column].set_title("one γ, one β")
+    for row, (members, shade) in enumerate(shares):
+        plates(axes[row, column]).set_facecolors(shades(members[name], entry, shade))
+    axes[0, column].set_title(f"{name}: one mean, one variance")
+    axes[1, column].set_title(f"{name}: one γ, one β")
 said = "Four plates of 6 channels by 6 positions, 144 cells. The moments of one cell are shared by "
 said += f"{sizes['batch']} cells, its channel on all plates, for batch normalization; by {sizes['layer']}, "
 said += "its whole plate, for layer normalization. "
-said += "Its gamma and beta are shared by its channel on all plates, for both."
+said += (
+    f"Its gamma and beta are shared by the {alike['batch'].sum()} cells of its channel for batch "
+)
+said += f"normalization; by {alike['layer'].sum()}, one at the same place on each plate, for layer normalization."
 figure("4.9", "What shares its moments (top) and weights (bottom) with the black cell.", said)
 
 # %% [markdown]
@@ -5275,9 +5105,10 @@ def scene(fig):
 
     def update(kind, photograph, channel, position):
         entry = (photograph, channel, position // 3, position % 3)
-        members = share_moments(kinds[kind], x, entry)  # (4, 6, 2, 3)
+        members = share_moments(kind, x, entry)  # (4, 6, 2, 3)
         cells.set_facecolors(shades(members, entry, color.model))
-        y = kinds[kind](x, torch.ones(6).double(), torch.zeros(6).double())  # (4, 6, 2, 3)
+        ones = neutral(kind, x)
+        y = kinds[kind](x, ones, 0 * ones)  # (4, 6, 2, 3)
         pairs = torch.stack([x, y], dim=-1)  # (4, 6, 2, 3, 2)
         for dots, which in zip(groups, (~members, members, entry), strict=True):
             dots.set_offsets(pairs[which].reshape(-1, 2))
@@ -5440,7 +5271,7 @@ claim("difference with 16 digits, over that with 64", ratio, at_least=1.7, at_mo
 claim("difference between training and testing, 64 digits", off[5], at_least=0.1, at_most=0.25)
 
 # %%
-single = torch.cat([group_norm(x[None], 1, gamma, beta) for x in X])  # (N, D, H, W)
+single = torch.cat([layer_norm(x[None], gammas, betas) for x in X])  # (N, D, H, W)
 claim("layer normalization of samples one by one", single, equals=by_layer, within=1e-12)
 
 # %% [markdown]
@@ -5748,18 +5579,19 @@ slow, *_ = short_training(nn.LayerNorm, 0.01, rate=0.01)
 claim("layer normalization, a hundredth, at a tenth of the rate", slow, at_least=0.35)
 
 # %% [markdown]
-# What does it cost? Two parameters for each channel, next to nothing. And three multiplications or divisions for each
-# activation: one for the square, one for the standard deviation, one for $\gamma$. In evaluation the sorted form of
-# batch normalization needs one, and two for each channel: dividing $\gamma$ by the root, and multiplying the mean.
-# (The running account costs another one in training.)
+# What does it cost? Two parameters for each channel or component, next to nothing. And three multiplications or
+# divisions for each activation: one for the square, one for the standard deviation, one for $\gamma$. In evaluation
+# the sorted form of batch normalization needs one, and two for each channel: dividing $\gamma$ by the root, and
+# multiplying the mean. (The running account costs another one in training.)
 
 # %%
 x = torch.randn(4, 6, 5, 5, generator=seed(9)).to(DEVICE)  # (N, D, H, W)
-in_testing, ones = cost(BatchNorm(6).to(DEVICE).eval(), x), torch.ones(6, device=DEVICE)
+in_testing = cost(BatchNorm(6).to(DEVICE).eval(), x)
 claim("BatchNorm has 2 D parameters; in testing 1 product a number", in_testing == (12, 600 + 12))
 
 # %%
-three = [cost(norm, x, ones, 0 * ones)[1] for name, norm in kinds.items()]
+ones = {kind: neutral(kind, x) for kind in kinds}
+three = [cost(norm, x, ones[kind], 0 * ones[kind])[1] for kind, norm in kinds.items()]
 claim("all six kinds cost 3 products a number in training", three == [3 * 600] * 6)
 
 # %% [markdown]
@@ -5803,7 +5635,7 @@ check(
 )
 
 
-# %% tags=["solution"]
+# %% tags=["solution", "hide-input"]
 def fold(w: Tensor, b: Tensor, norm: BatchNorm) -> tuple[Tensor, Tensor]:
     """gamma (w x + b - mean) / root is (gamma w / root) x + gamma (b - mean) / root, then + beta."""
     factor = norm.gamma / (norm.variance + norm.eps).sqrt()  # (E,)
@@ -6494,7 +6326,7 @@ check(
 )
 
 
-# %% tags=["solution"]
+# %% tags=["solution", "hide-input"]
 def densely_connected(layers: list[Callable], x: Tensor) -> Tensor:
     """The channels grow with each layer; nothing that was computed is ever lost."""
     for layer in layers:
@@ -7346,7 +7178,7 @@ check(
 )
 
 
-# %% tags=["solution"]
+# %% tags=["solution", "hide-input"]
 def window_mask(N: int, width: int) -> Tensor:
     """The way q - k back from the query must be 0, 1, … width - 1; broadcasting makes all pairs."""
     places = torch.arange(N, device=DEVICE)  # (N,)
@@ -8252,7 +8084,7 @@ check(
 )
 
 
-# %% tags=["solution"]
+# %% tags=["solution", "hide-input"]
 def state_step(S: Tensor, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
     """File the value and its 1 under the key, then read with the query, and divide by what the ones became."""
     S = S + k[:, None] * F.pad(v, (0, 1), value=1)  # (D_phi, D_V + 1)
@@ -8855,7 +8687,7 @@ check(
 )
 
 
-# %% tags=["solution"]
+# %% tags=["solution", "hide-input"]
 def embedding_gradient(tokens: Tensor, slopes: Tensor, V: int) -> Tensor:
     """Every slope goes to the row that its vector came from, and a row adds up what it gets."""
     return slopes.new_zeros(V, slopes.shape[1]).index_add_(0, tokens, slopes)
@@ -8885,7 +8717,7 @@ check(
 )
 
 
-# %% tags=["solution"]
+# %% tags=["solution", "hide-input"]
 def odd_one_out(x: Tensor) -> int:
     """The mean of the others is their sum over N - 1; the factor does not matter to a cosine."""
     return F.cosine_similarity(x, x.sum(0) - x, dim=1).argmin().item()
@@ -9528,7 +9360,7 @@ check(
 )
 
 
-# %% tags=["solution"]
+# %% tags=["solution", "hide-input"]
 def grid_encoding(height: int, width: int, D: int) -> Tensor:
     """Rows are repeated along the width, columns along the height."""
     rows = sinusoids(torch.arange(height), D // 2)[:, None].expand(height, width, D // 2)

@@ -44,7 +44,7 @@ FLAGS = (
 )
 VIEWPORT = {"width": 1280, "height": 900}
 START_TIMEOUT = 60  # seconds for the server to answer, and for a page to show its notebook with an idle kernel
-RUN_TIMEOUT = 600  # seconds for all cells of a notebook
+RUN_TIMEOUT = 1800  # seconds for all cells of a notebook, some of which train for minutes, on a busy machine
 MOVE_TIMEOUT = 10  # seconds from a move to its last picture: far above the aim, for machines that are busy
 QUIET = 0.5  # seconds without a new picture after a sharp one, after which several moves are over
 KEY_PAUSE = 0.06  # seconds from a picture to the next key press, when they are timed: a key that is held down
@@ -272,6 +272,10 @@ class Widget:
     def toggles(self) -> list[Locator]:
         """Its check boxes."""
         return self.box.locator(".widget-checkbox input").all()
+
+    def lines(self) -> list[Locator]:
+        """Its lines to type in."""
+        return self.box.locator(".widget-text input").all()
 
     def words(self) -> str:
         """What stands under the picture."""

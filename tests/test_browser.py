@@ -1,4 +1,4 @@
-"""Every chapter in a real JupyterLab in a real browser: it runs without errors, and its widgets do what hands ask.
+"""A widget with all kinds of controls in a real JupyterLab in a real browser: it does what hands ask.
 
 A widget must show what its controls say, also after fast moves. So after a move its last picture is looked at, and it
 must be the same picture whichever way these values were reached.
@@ -16,30 +16,32 @@ from playwright.sync_api import Browser
 from lbdl import chapters
 from tests.browser import Lab, Notebook, Widget, differ, find_chromium, launch, opened, serve
 
-NOTEBOOKS = sorted(notebook.stem for notebook in chapters.FOLDER.glob("[0-9][0-9]_*.ipynb"))
 MOST_PRESSES = 10  # one step of a slider may be too small to be seen; so many are not
-FEW_MOVES, MANY_MOVES = 20, 60  # of the mouse, as quickly as the browser takes them
+MANY_MOVES = 60  # of the mouse, as quickly as the browser takes them
 
 SCENE = """
-from lbdl import choice, explore, slider, toggle
+from lbdl import choice, explore, slider, toggle, words
 
 def scene(fig):
     ax = fig.subplots()
     ax.set(xlim=(0, 300), ylim=(0, 10))
+    label = ax.text(10, 1, "")
     (dot,) = ax.plot([], [], "o")
 
-    def update(along, height, side, big):
+    def update(along, height, side, big, name):
         if height == 7:
             raise ValueError("seven is <too> high")
         dot.set_data([along if side == "left" else along + 100], [height])
         dot.set_markersize(30 if big else 15)
-        return f"a {'big' if big else 'small'} dot on the {side} at {along}, {height} high"
+        label.set_text(name)
+        return f"a {'big' if big else 'small'} {name} on the {side} at {along}, {height} high"
 
     return update
 
 explore(
     scene, "0.0", "A dot.",
     along=slider(0, 200, 20), height=slider(0, 10, 5), side=choice(["left", "right"]), big=toggle(False),
+    name=words("dot", ["spot"]),
 )
 """
 
@@ -98,16 +100,6 @@ def drag(widget: Widget, moves: int) -> int:
     return shown
 
 
-@pytest.mark.parametrize("name", NOTEBOOKS)
-def test_a_chapter_runs_and_its_widgets_follow_the_hand(browser, lab, name, tmp_path):
-    with ran(browser, lab, name, tmp_path) as notebook:
-        for widget in notebook.widgets():
-            assert not differ(widget.still, widget.picture()), f"moved before it was touched: {widget.words()}"
-            if widget.sliders():
-                to_and_fro(widget)
-                drag(widget, FEW_MOVES)
-
-
 def test_a_widget_does_what_keys_and_mouse_ask_and_survives_an_error(browser, lab, tmp_path):
     kernel = {"name": "python3", "display_name": "Python 3"}
     cells = [nbformat.v4.new_code_cell(SCENE)]
@@ -136,6 +128,12 @@ def test_a_widget_does_what_keys_and_mouse_ask_and_survives_an_error(browser, la
         grown = widget.press(big, "Space")
         assert differ(on_the_right, grown)
         assert widget.words() == "a big dot on the right at 20, 8 high"
+
+        (name,) = widget.lines()
+        renamed = widget.press(name, "End", "t", "y")
+        assert differ(grown, renamed)
+        assert widget.words() == "a big dotty on the right at 20, 8 high"
+        assert not differ(grown, widget.press(name, "Backspace", "Backspace"))
 
         assert drag(widget, MANY_MOVES) < MANY_MOVES, "moves that were overtaken must be dropped"
         away = int(along.value())

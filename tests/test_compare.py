@@ -159,20 +159,21 @@ def test_an_exact_picture_that_got_a_little_darker_all_over_is_seen():
     assert picture_difference(encoded(heat_map()), encoded(heat_map(0.87)), "exact")
 
 
-def test_a_trained_curve_may_move_a_little_but_not_an_exact_one():
-    before, now = encoded(line_figure()), encoded(line_figure(2))
-    assert picture_difference(before, now, "exact")
-    assert picture_difference(before, now, "trained") is None
+@pytest.mark.parametrize("now", [line_figure(2), line_figure(40)])
+def test_a_trained_curve_may_be_elsewhere_but_not_an_exact_one(now):
+    assert picture_difference(encoded(line_figure()), encoded(now), "exact")
+    assert picture_difference(encoded(line_figure()), encoded(now), "trained") is None
 
 
-@pytest.mark.parametrize("now", [line_figure(curve=False), np.full((200, 400, 3), 255), line_figure(40)])
-def test_a_trained_curve_that_is_gone_or_elsewhere_is_seen(now):
-    assert picture_difference(encoded(line_figure()), encoded(now), "trained")
+@pytest.mark.parametrize("now", [line_figure(curve=False), np.full((200, 400, 3), 255), np.zeros((200, 400, 3))])
+def test_a_trained_curve_that_is_gone_is_seen(now):
+    assert "the drawing covered" in picture_difference(encoded(line_figure()), encoded(now), "trained")
+    assert "the drawing covered" in picture_difference(encoded(now), encoded(line_figure()), "trained")
 
 
-@pytest.mark.parametrize("now", [heat_map(0.8), 255 - heat_map(), np.zeros((200, 400, 3))])
-def test_a_trained_map_that_is_another_one_is_seen(now):
-    assert "the picture moved by" in picture_difference(encoded(heat_map()), encoded(now), "trained")
+@pytest.mark.parametrize("now", [heat_map(0.4), np.zeros((200, 400, 3))])
+def test_a_trained_map_that_fades_is_seen(now):
+    assert "the drawing covered" in picture_difference(encoded(heat_map()), encoded(now), "trained")
 
 
 @pytest.mark.parametrize("held", HELD_TO_PIXELS)
@@ -235,6 +236,7 @@ def error(name, value, traceback=()):
 
 
 PICTURE, OTHER_PICTURE = encoded(line_figure()), encoded(line_figure(40))
+BLANK_PICTURE = encoded(line_figure(curve=False))
 
 
 @pytest.mark.parametrize(
@@ -275,8 +277,8 @@ def test_outputs_agree(before, now):
         ([display(plain="x", png=PICTURE)], [display(plain="x", png=OTHER_PICTURE)], "of the pixels changed"),
         ([display(plain="x", png=PICTURE)], [display(plain="y", png=PICTURE)], "stored: x\n  now:    y"),
         ([display("exact", png=PICTURE)], [display("measured", png=OTHER_PICTURE)], "(exact), now ['image/png'] (mea"),
-        ([display("trained", png=PICTURE)], [display("trained", png=OTHER_PICTURE)], "the picture moved by"),
-        ([display("trained", plain="3.1", png=PICTURE)], [display("trained", plain="3.2", png=PICTURE)], "3.2"),
+        ([display("trained", png=PICTURE)], [display("trained", png=BLANK_PICTURE)], "the drawing covered"),
+        ([display("trained", plain="a 3", png=PICTURE)], [display("trained", plain="b 3", png=PICTURE)], "now:    b 3"),
         ([display("measured", plain="3 ms")], [display("measured", plain="3 s")], "stored: 3 ms\n  now:    3 s"),
         ([error("ValueError", "bad")], [error("TypeError", "bad")], "stored: ValueError\n  now:    TypeError"),
         ([error("ValueError", "bad")], [error("ValueError", "worse")], "stored: bad\n  now:    worse"),

@@ -164,8 +164,8 @@ def as_outputs(displayed):
     return [{"output_type": "display_data", "data": data, "metadata": metadata} for data, metadata in forms]
 
 
-@pytest.mark.parametrize("held, agree", [("measured", True), ("trained", False), ("exact", False)])
-def test_only_a_figure_of_measured_times_may_change_the_numbers_of_its_description(displayed, held, agree):
+@pytest.mark.parametrize("held, agree", [("measured", True), ("trained", True), ("exact", False)])
+def test_an_exact_figure_may_not_change_the_numbers_of_its_description(displayed, held, agree):
     for milliseconds in (3.1, 4.7):
         small()
         figure("2.1", "Times.", f"One step took {milliseconds} ms.", held=held)

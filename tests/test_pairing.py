@@ -11,7 +11,7 @@ from jupytext.sync_contentsmanager import build_sync_jupytext_contents_manager_c
 
 from lbdl import chapters
 from tests.compare import UNSTABLE
-from tests.publish import KEPT, _with_ids
+from tests.publish import FOLDED, KEPT, _with_ids
 from tests.running import PAIRED
 
 MOST_BYTES = {"image/png": 60_000, "image/jpeg": 250_000}  # drawings, and figures with photographs
@@ -48,7 +48,7 @@ def test_nothing_that_varies_is_stored(script, pair):
     _, notebook = pair
     assert set(notebook.metadata) == {"jupytext", "kernelspec", "language_info"}
     for cell in notebook.cells:
-        assert set(cell.metadata) <= {*KEPT, "jupyter"}
+        assert set(cell.metadata) <= {*KEPT, *FOLDED}
         for output in cell.get("outputs", []):
             assert not set(UNSTABLE) & set(output.get("data", {})), "a live widget is stored"
     ids = [cell.id for cell in notebook.cells]
@@ -60,8 +60,10 @@ def test_nothing_that_varies_is_stored(script, pair):
 def test_solutions_are_collapsed(script, pair):
     _, notebook = pair
     for cell in notebook.cells:
-        hidden = cell.metadata.get("jupyter", {}).get("source_hidden", False)
-        assert hidden == ("solution" in cell.metadata.get("tags", []))
+        tags = cell.metadata.get("tags", [])
+        folded = {key: value for key, value in cell.metadata.items() if key in FOLDED}
+        assert folded == (FOLDED if "solution" in tags else {})
+        assert ("solution" in tags) == ("hide-input" in tags)
 
 
 @EVERY_CHAPTER

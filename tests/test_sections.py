@@ -1,59 +1,17 @@
 """Sections stand alone: no name leaks from one to another. Proven by reading the code; and cells are short."""
 
-import ast
-import builtins
 import statistics
-import symtable
 
 import pytest
 
 from lbdl import chapters
-from tests.running import SCRIPTS, code, sections
+from tests.reading import CHAPTER_SIZE, LARGER, MOST_BYTES, SECTION_SIZE, leaks, lines_of, size_of, too_large
+from tests.running import SCRIPTS, TOO_LONG, code, sections
 
 EVERY_CHAPTER = pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
 EVERY_SECTION = [
     pytest.param(script, section, id=f"{script.stem}-{section}") for script in SCRIPTS for section in sections(script)
 ]
-GIVEN = set(dir(builtins)) | {"__name__", "__file__", "display", "get_ipython"}
-
-
-def globals_of(table: symtable.SymbolTable) -> set[str]:
-    """The global names that a piece of code reads, those in its functions and classes included."""
-    top = table.get_type() == "module"
-    read = {s.get_name() for s in table.get_symbols() if s.is_referenced() and (top or s.is_global())}
-    return read.union(*(globals_of(child) for child in table.get_children()))
-
-
-def read_by(statement: ast.stmt) -> set[str]:
-    """The global names that a statement reads; `x += 1` reads x as well as it writes it."""
-    also = (
-        {statement.target.id}
-        if isinstance(statement, ast.AugAssign) and isinstance(statement.target, ast.Name)
-        else set()
-    )
-    return also | globals_of(symtable.symtable(ast.unparse(statement), "cell", "exec"))
-
-
-def bound_by(statement: ast.stmt) -> set[str]:
-    """The names that a statement at the top of a cell defines."""
-    table = symtable.symtable(ast.unparse(statement), "cell", "exec")
-    return {s.get_name() for s in table.get_symbols() if s.is_assigned() or s.is_imported() or s.is_namespace()}
-
-
-def leaks(cells: list, known: set[str]) -> list[str]:
-    """Names that are read before the set-up or these cells define them; `known` grows by what the cells define."""
-    found = []
-    for cell in code(cells):
-        statements = ast.parse(cell.source).body
-        in_cell = set().union(*(bound_by(statement) for statement in statements))
-        for statement in statements:
-            delayed = isinstance(statement, (ast.FunctionDef, ast.ClassDef))  # its body runs when it is called
-            plain = isinstance(statement, (ast.Assign, ast.AnnAssign, ast.AugAssign))  # reads before it binds
-            own = set() if plain else bound_by(statement)
-            missing = read_by(statement) - known - (in_cell if delayed else own) - GIVEN
-            found += [f"line {cell.line + statement.lineno - 1}: {name}" for name in sorted(missing)]
-            known |= bound_by(statement)
-    return found
 
 
 @pytest.mark.parametrize(("script", "section"), EVERY_SECTION)
@@ -88,7 +46,7 @@ def test_a_leak_is_seen():
 def test_cells_are_short_and_prose_comes_first(script):
     parts = chapters.sections(script)
     inside = [cell for section, cells in parts.items() if section for cell in cells]
-    lengths = sorted(_lines(cell) for cell in code(chapters.cells(script)))
+    lengths = sorted(lines_of(cell) for cell in code(chapters.cells(script)))
     assert statistics.median(lengths) <= 5
     assert lengths[int(0.9 * (len(lengths) - 1))] <= 20
     assert lengths[-1] <= 40
@@ -98,8 +56,22 @@ def test_cells_are_short_and_prose_comes_first(script):
         assert not cells or cells[0].kind == "markdown", f"section {section} does not begin with prose"
 
 
-def _lines(cell) -> int:
-    return sum(1 for line in cell.source.splitlines() if line.strip() and not line.strip().startswith("#"))
+WITHIN = [script for script in SCRIPTS if script.name[:2] not in TOO_LONG]
+
+
+@pytest.mark.parametrize("script", WITHIN, ids=lambda path: path.stem)
+def test_a_chapter_and_its_sections_are_short(script):
+    for section, cells in chapters.sections(script).items():
+        assert too_large(cells, SECTION_SIZE, LARGER.get(section, 1)) == [], f"section {section}"
+    assert too_large(chapters.cells(script), CHAPTER_SIZE) == []
+    assert script.with_suffix(".ipynb").stat().st_size <= MOST_BYTES
+
+
+def test_what_is_too_large_is_told():
+    cells = [chapters.Cell("code", [], "x = 1\n# why\n\nfigure('1')", 1), chapters.Cell("markdown", [], "two words", 1)]
+    assert size_of(cells) == {"code cells": 1, "lines of code": 2, "words": 2, "pictures": 1}
+    assert too_large(cells, {"words": 1}) == ["2 words (at most 1)"]
+    assert too_large(cells, {"words": 1}, 2) == []
 
 
 @EVERY_CHAPTER

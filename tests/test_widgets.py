@@ -11,7 +11,7 @@ from matplotlib.collections import PathCollection
 from matplotlib.image import AxesImage
 from PIL import Image
 
-from lbdl import choice, explore, slider, toggle, widgets
+from lbdl import choice, explore, slider, toggle, widgets, words
 from lbdl.widgets import Canvas, Explorer
 
 # Controls.
@@ -67,6 +67,7 @@ def test_a_slider_gives_whole_numbers_only_if_all_its_numbers_are_whole(control,
         choice([1, 2, 4]),
         choice([(3, 3), (5, 5)]),  # kernel sizes, which ipywidgets alone would take for labels and values
         toggle(True),
+        words("a cat", ["", "two dogs", "ü < 3"]),
     ],
 )
 def test_a_control_starts_at_its_value_and_takes_each_of_its_samples(control):
@@ -128,6 +129,16 @@ def test_a_toggle_has_two_states():
 def test_a_toggle_that_is_neither_on_nor_off_is_refused(wrong):
     with pytest.raises(TypeError, match=f"toggle: expected True or False, got {wrong!r}"):
         toggle(wrong)
+
+
+def test_a_line_to_type_in_sends_every_letter():
+    assert words("a", ["b"]).make().continuous_update
+
+
+@pytest.mark.parametrize("value, samples, wrong", [(1, ["a"], 1), ("a", ["b", None], None)])
+def test_words_that_are_no_texts_are_refused(value, samples, wrong):
+    with pytest.raises(TypeError, match=f"words: expected texts, got {wrong!r}"):
+        words(value, samples)
 
 
 # Canvas: scenes of all that may move. Each takes values of `a` from 0 to 1; what moves lies above what does not.
@@ -716,7 +727,7 @@ def test_explore_needs_a_control():
 
 
 def test_explore_refuses_what_is_no_control():
-    with pytest.raises(TypeError, match=r"expected height to be slider\(…\), choice\(…\) or toggle\(…\), got 0\.5"):
+    with pytest.raises(TypeError, match=r"expected height to be a control, like slider\(…\), got 0\.5"):
         explore(wave, "3.1", "caption", height=0.5)
 
 

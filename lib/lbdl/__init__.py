@@ -12,6 +12,6 @@ from lbdl.figures import color, figure, log_scale, use_style
 from lbdl.schematics import schematic
 from lbdl.show import note, table
 from lbdl.training import History, batches, fit
-from lbdl.widgets import choice, explore, slider, toggle
+from lbdl.widgets import choice, explore, slider, toggle, words
 
 use_style()

@@ -108,8 +108,9 @@ def figure(number: str, caption: str, alt: str, fig: Figure | None = None, held:
         alt: the figure in words with its key numbers, computed: the alternative text for readers who cannot see it,
             and the first thing that the regression test compares.
         fig: the figure; by default the current one.
-        held: how tightly the test holds the picture. "exact": to its pixels; "trained": loosely, because the last
-            digits of a training differ between processors; "measured": not at all, because it shows times.
+        held: how tightly the test holds it. "exact": to its pixels, and to the numbers of its description; "trained":
+            to its size and to not being blank, because a training ends elsewhere on another processor (claims hold
+            its numbers); "measured": not at all, because it shows times. The words are always held.
 
     Raises:
         ValueError: an unknown `held`, an empty text, or no figure.

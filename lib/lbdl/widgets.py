@@ -22,6 +22,7 @@ A picture keeps the names that its scene uses as they were when it was shown, wh
 """
 
 import asyncio
+import contextlib
 import html
 import inspect
 import io
@@ -87,11 +88,8 @@ def slider(low: float, high: float, value: float, step: float | None = None, log
         kind, samples, form = ipywidgets.FloatLogSlider, [low, math.sqrt(low * high), high], {"readout_format": ".1e"}
         low, high, at, step = math.log10(low), math.log10(high), math.log10(value), step or 0.05
     else:
-        kind, at, step = (
-            ipywidgets.IntSlider if whole else ipywidgets.FloatSlider,
-            value,
-            step or _step(low, high, whole),
-        )
+        kind = ipywidgets.IntSlider if whole else ipywidgets.FloatSlider
+        at, step = value, step or _step(low, high, whole)
         samples = [low, low + round((high - low) / 2 / step) * step, high]
         decimals = len(f"{step:.10g}".partition(".")[2])  # 0.025 has three
         form = {} if whole else {"readout_format": f".{decimals}f"}
@@ -135,6 +133,17 @@ def toggle(value: bool = False) -> Control:
     if not isinstance(value, bool):
         raise TypeError(f"toggle: expected True or False, got {value!r}")
     return Control(value, "on or off", [True, False], lambda **k: ipywidgets.Checkbox(value, **k))
+
+
+def words(value: str, samples: list[str]) -> Control:
+    """A line to type in, with `value` at first; the picture follows every letter. The tests type the `samples`.
+
+    Raises:
+        TypeError: a value or a sample that is no text.
+    """
+    if wrong := [text for text in (value, *samples) if not isinstance(text, str)]:
+        raise TypeError(f"words: expected texts, got {wrong[0]!r}")
+    return Control(value, "any words", list(samples), lambda **k: ipywidgets.Text(value, **k))
 
 
 def _steady(value: object) -> object:
@@ -222,11 +231,12 @@ class Canvas:
 class Explorer:
     """A scene with its controls: draws a picture for given values, and makes the live widget."""
 
-    def __init__(self, scene: Scene, size: tuple[float, float], controls: dict[str, Control]):
-        self.scene, self.size, self.controls = scene, size, controls
+    def __init__(self, scene: Scene, size: tuple[float, float], controls: dict[str, Control], number: str = ""):
+        self.scene, self.size, self.controls, self.number = scene, size, controls, number
         self.start = {name: control.value for name, control in controls.items()}
         self.sharp = Canvas(scene, size, LOGICAL_DPI * SHARPNESS, self.start)
         self.quick: Canvas | None = None  # made when the first move comes
+        self.image = b""  # the still picture as it was shown
 
     def coarse(self) -> Canvas:
         """A canvas for quick drawing while a control moves, laid out like the sharp one."""
@@ -260,18 +270,21 @@ class Explorer:
         at = dict(self.start)
 
         def show(sharp: bool) -> None:
+            printed = io.StringIO()  # JupyterLab has no place for what is printed while a slider moves
             try:
-                if sharp:
-                    canvas, drawn = self.sharp, self.sharp.draw_all(at)
-                else:
-                    canvas = self.quick = self.quick or self.coarse()
-                    drawn = canvas.draw(at)
+                with contextlib.redirect_stdout(printed):
+                    if sharp:
+                        canvas, drawn = self.sharp, self.sharp.draw_all(at)
+                    else:
+                        canvas = self.quick = self.quick or self.coarse()
+                        drawn = canvas.draw(at)
             except Exception as error:  # a reader who edits the scene must see what went wrong, under the sliders
-                words.value = f'<b style="color:#cc3311">{html.escape(f"{type(error).__name__}: {error}")}</b>'
+                said = f'<b style="color:#cc3311">{html.escape(f"{type(error).__name__}: {error}")}</b>'
+                words.value = said + _as_printed(printed)
                 return
             stream = io.BytesIO()
             drawn.save(stream, "png", compress_level=1)
-            picture.value, words.value = stream.getvalue(), html.escape(canvas.words)
+            picture.value, words.value = stream.getvalue(), html.escape(canvas.words) + _as_printed(printed)
 
         def moved(_change: dict) -> None:
             before = dict(at)
@@ -291,6 +304,10 @@ class Explorer:
             knob.observe(moved, "value")
         box = ipywidgets.Box(list(knobs.values()), layout={"flex_flow": "row wrap", "max_width": width})
         return ipywidgets.VBox([box, picture, words])
+
+
+def _as_printed(printed: io.StringIO) -> str:
+    return f"<pre>{html.escape(printed.getvalue())}</pre>" if printed.getvalue() else ""
 
 
 def with_names_of_now(scene: Scene) -> Scene:
@@ -351,7 +368,7 @@ def explore(
         number, caption: as in `figure`.
         size: of the picture, in inches of 100 pixels.
         held: as in `figure`: how tightly the tests hold the first picture.
-        controls: by name: slider(…), choice(…) or toggle(…); the name is the label, with spaces for underscores.
+        controls: by name: slider(…), choice(…), toggle(…) or words(…); the name is the label, with spaces for _.
 
     Raises:
         ValueError: no controls, an unknown `held`, or an empty caption.
@@ -361,16 +378,15 @@ def explore(
         raise ValueError(f"explore {number}: expected at least one control, got none")
     for name, control in controls.items():
         if not isinstance(control, Control):
-            raise TypeError(
-                f"explore {number}: expected {name} to be slider(…), choice(…) or toggle(…), got {control!r}"
-            )
+            raise TypeError(f"explore {number}: expected {name} to be a control, like slider(…), got {control!r}")
     if not isinstance(scene, FunctionType):
         raise TypeError(f"explore {number}: expected the scene to be a function, got {scene!r}")
     if held not in HELD:
         raise ValueError(f"explore {number}: expected held to be one of {', '.join(HELD)}, got {held!r}")
-    explorer = Explorer(with_names_of_now(scene), size, controls)
+    explorer = Explorer(with_names_of_now(scene), size, controls, number)
     shown.append(explorer)
-    image, alt = explorer.still(), explorer.describe()
+    explorer.image, alt = explorer.still(), explorer.describe()
+    image = explorer.image
     rich, metadata = picture_bundle(image, size, alt, held)
     rich[WIDGET] = explorer.live(image)._repr_mimebundle_()[WIDGET]
     publish(alt, rich, metadata, terminal=f"[Figure {number}, live] {alt}")

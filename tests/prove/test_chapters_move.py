@@ -1,17 +1,14 @@
 """Every section runs alone; its pictures with sliders can be moved everywhere, whatever its names mean by then."""
 
-import ast
-import collections
 import itertools
 
 import numpy as np
 import pytest
 
-from lbdl import chapters
 from lbdl.figures import LOGICAL_DPI
 from lbdl.widgets import Canvas, Explorer, with_names_of_now
-from tests.running import SCRIPTS, code, kernel_of, sections, shown
-from tests.test_sections import bound_by
+from tests.reading import own_names
+from tests.running import SCRIPTS, kernel_of, sections, shown
 
 EVERY_SECTION = pytest.mark.parametrize(
     ("script", "section"),
@@ -85,23 +82,6 @@ def test_pictures_do_not_depend_on_names_that_other_sections_use(script, section
             names.update(kept)
     for early, late in zip(before, after, strict=True):
         assert all((left == right).all() for left, right in zip(early, late, strict=True))
-
-
-def own_names(script, section) -> set[str]:
-    """The names that a section gives and another may give too: not those of the set-up, and no export given once.
-
-    Such an export means the same everywhere; the methods of exported classes look it up late.
-    """
-    parts = chapters.sections(script)
-    given = {p: [(cell, names_of(cell)) for cell in code(cells)] for p, cells in parts.items()}
-    everywhere = collections.Counter(name for cells in given.values() for _, names in cells for name in names)
-    own = set().union(*(names for _, names in given[section])) - set().union(*(names for _, names in given[""]))
-    exports = set().union(*(names for cell, names in given[section] if "export" in cell.tags))
-    return own - {name for name in exports if everywhere[name] == 1}
-
-
-def names_of(cell) -> set[str]:
-    return set().union(*(bound_by(statement) for statement in ast.parse(cell.source).body))
 
 
 def test_spoiling_reaches_what_looks_a_name_up_late():
