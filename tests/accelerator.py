@@ -57,6 +57,19 @@ WORKED_EXAMPLE = 100  # numbers; an operation on no more of them is an example t
 heavy_on_cpu: Counter[tuple[str, str]] = Counter()  # (operation, "file.py:line") -> how often it ran on CPU tensors
 
 
+# What the errors say that come of mixed devices.
+MESSAGES = (
+    "Expected all tensors to be on the same device",
+    "to have the same device type, but got",
+    "are not at the same device",
+    "indices should be either on cpu or on the same device",
+    "attempting to assign a gradient with device type 'cpu'",
+    "Expected a 'gpu' device type for generator",
+    "can't convert gpu:0 device type tensor to numpy",
+    "`driver` should be one of (gels)",
+)
+
+
 class MixedDevicesError(RuntimeError):
     """An operation got tensors of different devices; on CUDA a RuntimeError of the same words."""
 

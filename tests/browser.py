@@ -78,6 +78,10 @@ PROBLEMS = """() => {
     if (prompts.some(prompt => prompt.textContent.includes('[*]'))) found.push('a cell is left with [*]');
     return found;
 }"""
+OUTPUTS = """() => {
+    const cells = [...window.jupyterapp.shell.currentWidget.content.model.cells].filter(cell => cell.type === 'code');
+    return cells.map(cell => [...Array(cell.outputs.length).keys()].map(i => cell.outputs.get(i).toJSON()));
+}"""
 STILLS = """() => {
     const found = [];
     for (const cell of window.jupyterapp.shell.currentWidget.content.model.cells) {
@@ -362,6 +366,10 @@ class Notebook:
     def problems(self) -> list[str]:
         """Errors and warnings under cells, cells that were not run to their end, and errors of the page itself."""
         return self.page.evaluate(PROBLEMS) + self.page_errors
+
+    def outputs(self) -> list[list[dict]]:
+        """The outputs of each code cell, in the form in which notebooks store them."""
+        return self.page.evaluate(OUTPUTS)
 
     def widgets(self) -> list[Widget]:
         """What its `explore` calls show, from top to bottom."""

@@ -4,8 +4,9 @@
     python -m tests.run_on_accelerator 05 5.2 5.3    two of them
     python -m tests.run_on_accelerator draft.py      a chapter that is not in chapters/ yet
 
-What is looked for is a tensor on the wrong device, so a training is cut to one step, and claims about what it would
-have reached are forgiven. All else must work as on the CPU: cells, exercises, widgets at both ends of their controls.
+What is looked for is a tensor on the wrong device, so a training is cut to one step, any other loop with a progress
+bar to two, and what would have come out is forgiven: false claims, and errors in a few cells that want the rest. All
+else must work as on the CPU: cells, exercises, widgets at both ends of their controls.
 
 What went wrong is written to stderr, with section and line, and the exit code is 1. The last line of stdout is JSON:
 by section, the heavy operations that ran on CPU tensors, and where; those that draw widgets apart:
@@ -22,17 +23,22 @@ import os
 import sys
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
+import matplotlib.pyplot as plt
+
 import lbdl
-from lbdl import chapters, claims, exercises, training, widgets
+from lbdl import bars, chapters, claims, exercises, training, widgets
 from lbdl.claims import ClaimError
 from lbdl.devices import VARIABLE
 from tests import accelerator, running
 
+SHARE_MISSED = 0.1  # of a section's cells may fail for want of what a loop was cut of
+LOOP = "a loop that is not lbdl.fit"
+
 # About the section that is running:
-shortened: list[str] = []  # the trainings that were cut to one step
+shortened: list[str] = []  # the trainings and loops that were cut
 in_widgets: Counter[tuple[str, str]] = Counter()  # what accelerator.heavy_on_cpu counted while widgets were drawn
 
 
@@ -55,6 +61,17 @@ def one_step(fit: Callable) -> Callable:
         history.epochs *= epochs
         history.metrics = {name: values * epochs for name, values in history.metrics.items()}
         return history
+
+    return cut
+
+
+def two_items(progress: Callable) -> Callable:
+    """`progress`, but it stops after two items."""
+
+    @functools.wraps(progress)
+    def cut(items, *args, **kwargs):
+        shortened.append(LOOP)
+        return itertools.islice(items, 2)
 
     return cut
 
@@ -96,6 +113,7 @@ def prepare() -> None:
     os.environ[VARIABLE] = accelerator.NAME
     accelerator.install()
     lbdl.fit = training.fit = one_step(training.fit)
+    lbdl.progress = bars.progress = two_items(bars.progress)
     lbdl.claim = claims.claim = forgiving(claims.claim)
     lbdl.explore = widgets.explore = drawing()(widgets.explore)
 
@@ -104,11 +122,24 @@ def run_section(script: Path, section: str) -> list[str]:
     """Run the set-up and one section, then move its widgets; return what went wrong."""
     for memory in (shortened, in_widgets, exercises.results, widgets.shown, accelerator.heavy_on_cpu):
         memory.clear()
-    try:
-        running.run(running.alone(script, section), script)
-        move_widgets()
-    except Exception as error:
-        return [f"section {section}, {place(error, script)}: {type(error).__name__}: {error}"]
+    cells, names, missed = running.alone(script, section), running.first_names(script), []
+    with running.kernel_of(names):
+        for cell in cells:
+            try:
+                running.execute(cell, script, names)
+            except Exception as error:
+                said = f"section {section}, {place(error, script)}: {type(error).__name__}: {error}"
+                if LOOP not in shortened or any(message in str(error) for message in accelerator.MESSAGES):
+                    return [said]
+                missed.append(said)
+            finally:
+                plt.close("all")
+        try:
+            move_widgets()
+        except Exception as error:
+            return [f"section {section}, {place(error, script)}: {type(error).__name__}: {error}"]
+    if len(missed) > SHARE_MISSED * len(cells):
+        return [f"section {section}: after the cuts {len(missed)} of {len(cells)} cells failed", *missed]
     wrong = [name for name, result in exercises.results.items() if result == "not yet"]
     return [f"section {section}: the check of {name} says that its solution is wrong" for name in wrong]
 
@@ -138,6 +169,16 @@ def by_operation(counts: Counter[tuple[str, str]]) -> dict[str, dict]:
     return found
 
 
+def report(script: Path, sections: Iterable[str]) -> tuple[dict[str, dict], list[str]]:
+    """Run sections of a chapter after prepare(); return the heavy operations on CPU tensors, and what went wrong."""
+    heavy, problems = {}, []
+    for section in sections:
+        problems += run_section(script, section)
+        heavy[section] = by_operation(accelerator.heavy_on_cpu - in_widgets)
+        heavy[f"{section} widgets"] = by_operation(in_widgets)
+    return heavy, problems
+
+
 def main(chapter: str, *asked: str) -> int:
     """Run the sections of a chapter, given by number or file; return the exit code."""
     script = Path(chapter).resolve() if chapter.endswith(".py") else chapters.path_of(chapter)
@@ -145,11 +186,7 @@ def main(chapter: str, *asked: str) -> int:
     if unknown := set(asked) - set(there):
         raise SystemExit(f"{script.name} has no section {', '.join(unknown)}: expected some of {', '.join(there)}")
     prepare()
-    heavy, problems = {}, []
-    for section in asked or there:
-        problems += run_section(script, section)
-        heavy[section] = by_operation(accelerator.heavy_on_cpu - in_widgets)
-        heavy[f"{section} widgets"] = by_operation(in_widgets)
+    heavy, problems = report(script, asked or there)
     for problem in problems:
         print(problem, file=sys.stderr)
     print(json.dumps(heavy))

@@ -1,15 +1,18 @@
 """Run the cells of chapters in this process, without a kernel: whole chapters, one section alone, or changed cells."""
 
+import ast
+import base64
 import contextlib
-import functools
 import io
 from collections.abc import Iterator
 from pathlib import Path
+from unittest import mock
 
 import matplotlib.pyplot as plt
 import torch
+from IPython.lib.pretty import pretty
 
-from lbdl import chapters, widgets
+from lbdl import chapters
 from lbdl.chapters import Cell
 
 PAIRED = [script for script in sorted(chapters.FOLDER.glob("[0-9][0-9]_*.py")) if script.with_suffix(".ipynb").exists()]
@@ -68,9 +71,16 @@ def first_names(script: Path) -> dict:
     return {"__name__": "__main__", "__file__": str(script)}
 
 
-def execute(cell: Cell, script: Path, names: dict) -> None:
-    """Execute one code cell; tracebacks point into the script."""
-    exec(compile("\n" * (cell.line - 1) + cell.source, str(script), "exec"), names)
+def execute(cell: Cell, script: Path, names: dict) -> object:
+    """Execute one code cell and return the value of its last line if that is an expression, as a kernel shows it.
+
+    Tracebacks point into the script.
+    """
+    body = ast.parse("\n" * (cell.line - 1) + cell.source, str(script)).body
+    silent = cell.source.rstrip().endswith(";")
+    last = body.pop() if body and isinstance(body[-1], ast.Expr) and not silent else None
+    exec(compile(ast.Module(body, []), str(script), "exec"), names)
+    return eval(compile(ast.Expression(last.value), str(script), "eval"), names) if last else None
 
 
 def run(cells: list[Cell], script: Path, names: dict | None = None) -> dict:
@@ -85,10 +95,29 @@ def run(cells: list[Cell], script: Path, names: dict | None = None) -> dict:
     return names
 
 
-@functools.cache
-def shown(script: Path, section: str) -> tuple[dict, list[widgets.Explorer]]:
-    """Run a section alone, once: its names, and the explorers that it showed."""
-    before = len(widgets.shown)
-    with contextlib.redirect_stdout(io.StringIO()):
-        names = run(alone(script, section), script)
-    return names, widgets.shown[before:]
+def outputs_of(cell: Cell, script: Path, names: dict) -> list[dict]:
+    """Execute a code cell as a kernel does, and return its outputs in the form in which notebooks store them."""
+    printed, errors, shown = io.StringIO(), io.StringIO(), []
+
+    def display(forms: dict, metadata: dict, raw: bool) -> None:
+        shown.append({"output_type": "display_data", "data": _encoded(forms), "metadata": metadata})
+
+    with (
+        contextlib.redirect_stdout(printed),
+        contextlib.redirect_stderr(errors),
+        mock.patch("lbdl.show.in_notebook", lambda: True),
+        mock.patch("lbdl.show.display", display),
+        kernel_of(names),
+    ):
+        result = execute(cell, script, names)
+    plt.close("all")
+    streams = (("stdout", printed.getvalue()), ("stderr", errors.getvalue()))
+    outputs = [{"output_type": "stream", "name": name, "text": text} for name, text in streams if text]
+    if result is not None:
+        shown.append({"output_type": "execute_result", "data": {"text/plain": pretty(result)}, "metadata": {}})
+    return outputs + shown
+
+
+def _encoded(forms: dict) -> dict:
+    """Pictures in base64, as notebooks have them."""
+    return {m: base64.b64encode(form).decode() if isinstance(form, bytes) else form for m, form in forms.items()}

@@ -29,82 +29,10 @@ from torch import Tensor, nn
 import lbdl
 from lbdl import chapters
 from tests import accelerator
+from tests.devices import ALLOWED_ON_CPU, MODELS
 from tests.running import SCRIPTS
 
 ROOT = Path(__file__).parents[1]
-
-# Section, or the widgets of a section -> the heavy operations that may run there on CPU tensors. Each with the reason.
-ALLOWED_ON_CPU: dict[str, set[str]] = {
-    "1.2 widgets": {"linalg_lstsq", "mv"},  # at most 24 bumps; only the CPU's gelsd fits more bumps than points
-    "1.3 widgets": {"linalg_lstsq", "mv"},  # small fits, one after the other, while a slider moves
-    "1.4": {"mm", "linalg_solve_triangular"},  # three covariances and densities in two dimensions, for the widget
-    "1.4 widgets": {"linalg_solve_triangular"},  # the same densities on the cut
-    "2.1": {"addmm", "convolution", "mm"},  # measured on the CPU beside the accelerator: that is the subject
-    "3.4": {"mm"},  # 64 units wide, for a widget that computes on the CPU
-    "3.4 widgets": {"mm"},
-    "3.5": {"mm", "mv"},  # points of a line and of the plane, exactly and for drawing
-    "3.7": {"_linalg_solve_ex", "bmm", "addmm", "mm"},  # by design: the law's fit in 64 bits, the team's script
-    "4.1": {"addmm", "convolution"},  # shapes only, on the device "meta"
-    "4.1 widgets": {"addmm", "convolution"},
-    "4.2": {"addmm", "convolution", "mm"},  # the dense layer on "meta"; small layers and geometry for pictures
-    "4.2 widgets": {"convolution", "mm"},
-    "4.3 widgets": {"mm"},  # thirty layers, 256 wide
-    "4.6 widgets": {"mm"},  # twenty layers
-    "4.7 widgets": {"convolution", "mm"},  # up to a hundred layers, 64 wide
-    "4.8 widgets": {"mm"},  # attention of ten or twelve words and images
-    "4.9 widgets": {"mm", "mv"},  # one word against all words
-    "4.10 widgets": {"mv"},  # rotations of one vector
-    "5.1 widgets": {"mm"},  # a network of 64 units, on a curve
-    "5.2": {"convolution"},  # a copy of LeNet, for the widgets and the pieces that move a channel most
-    "5.2 widgets": {"addmm", "convolution"},  # that copy on one digit
-    "5.3": {  # copies of what was trained, for the widgets; costs, counted on "meta" or on the CPU
-        *("addmm", "bmm", "convolution", "embedding", "mm", "native_batch_norm", "native_layer_norm"),
-        "_scaled_dot_product_flash_attention_for_cpu",
-    },
-    "5.3 widgets": {  # stacks of at most eight layers with their gradients; the copies on one text
-        *("addmm", "bmm", "embedding", "mm", "native_layer_norm", "native_layer_norm_backward"),
-        *(f"_scaled_dot_product_flash_attention_for_cpu{way}" for way in ("", "_backward")),
-    },
-}
-
-# "ch05.GPT": function of the exported class that returns (model, input): small, on the CPU; several inputs as a tuple.
-MODELS: dict[str, Callable[[type[nn.Module]], tuple[nn.Module, Tensor | tuple[Tensor, ...]]]] = {
-    "ch03.CausalNetwork": lambda cls: (cls(7, D=8), torch.arange(12).reshape(2, 6) % 7),
-    "ch04.AttentionHead": lambda cls: (cls(D=6, D_QK=4, D_V=5), (torch.rand(2, 3, 6), *torch.rand(2, 2, 7, 6))),
-    "ch04.AttentionOperator": lambda cls: (cls(), tuple(torch.rand(3, 2, 5, 4))),
-    "ch04.BatchNorm": lambda cls: (cls(4), torch.rand(8, 4, 3, 3)),
-    "ch04.Dropout": lambda cls: (cls(0.0), torch.rand(8, 4)),  # which numbers are dropped differs between devices
-    "ch04.MultiHeadAttention": lambda cls: (
-        cls(D=6, H=2, D_QK=4, D_V=5),
-        (torch.rand(2, 3, 6), *torch.rand(2, 2, 7, 6)),
-    ),
-    "ch04.Residual": lambda cls: (cls(nn.Linear(4, 4)), torch.rand(8, 4)),
-    "ch05.AddSinusoids": lambda cls: (cls(), torch.rand(2, 5, 8)),
-    "ch05.Attention": lambda cls: (cls(8, 2, turned=True, normed=True), (torch.rand(2, 5, 8), torch.rand(2, 7, 8))),
-    "ch05.Bottleneck": lambda cls: (cls(8, 2, 12, 2), torch.rand(4, 8, 6, 6)),
-    "ch05.CausalLayer": lambda cls: (cls(8, 2), torch.rand(2, 5, 8)),
-    "ch05.CrossAttentionBlock": lambda cls: (cls(8, 2, pre=False), (torch.rand(2, 5, 8), torch.rand(2, 7, 8))),
-    "ch05.DecoderLayer": lambda cls: (cls(8, 2, 16), (torch.rand(2, 4, 8), torch.rand(2, 5, 8))),
-    "ch05.DownscalingResidualBlock": lambda cls: (cls(8, 2, 12, 2), torch.rand(4, 8, 6, 6)),
-    "ch05.EncoderLayer": lambda cls: (cls(8, 2, 16), torch.rand(2, 5, 8)),
-    "ch05.FeedForwardBlock": lambda cls: (cls(8, 32), torch.rand(2, 5, 8)),
-    "ch05.First": lambda cls: (cls(), torch.rand(2, 5, 8)),
-    "ch05.GPT": lambda cls: (cls(7, 6, D=8, H=2), torch.arange(12).reshape(2, 6) % 7),
-    "ch05.LeNet": lambda cls: (cls(), torch.rand(2, 1, 28, 28)),
-    "ch05.LearnedPlaces": lambda cls: (cls(6, 8), torch.arange(12).reshape(2, 6) % 7),
-    "ch05.ResNet": lambda cls: (cls((1, 2), 5, width=4), torch.rand(4, 3, 32, 32)),
-    "ch05.ResidualBlock": lambda cls: (cls(8, 2), torch.rand(4, 8, 6, 6)),
-    "ch05.SelfAttentionBlock": lambda cls: (cls(8, 2, causal=True), torch.rand(2, 5, 8)),
-    "ch05.SquaredReLU": lambda cls: (cls(), torch.rand(2, 3) - 0.5),
-    "ch05.Transformer": lambda cls: (
-        cls(7, 6, D=8, H=2, hidden=16),
-        (torch.randint(7, (2, 5)), torch.randint(6, (2, 4))),
-    ),
-    "ch05.TransformerDecoder": lambda cls: (cls(8, 2, 2, 16), (torch.rand(2, 4, 8), torch.rand(2, 5, 8))),
-    "ch05.TransformerEncoder": lambda cls: (cls(8, 2, 2, 16), torch.rand(2, 5, 8)),
-    "ch05.ViT": lambda cls: (cls(), torch.rand(2, 1, 28, 28)),
-}
-
 
 # Two processes
 
@@ -212,16 +140,6 @@ MISTAKES: dict[str, Callable[[SimpleNamespace], object]] = {
     "an image": lambda t: Figure().subplots().imshow(t.gpu),
     "a driver of LAPACK alone": lambda t: torch.linalg.lstsq(t.gpu, t.gpu, driver="gelsd"),
 }
-MESSAGES = (
-    "Expected all tensors to be on the same device",
-    "to have the same device type, but got",
-    "are not at the same device",
-    "indices should be either on cpu or on the same device",
-    "attempting to assign a gradient with device type 'cpu'",
-    "Expected a 'gpu' device type for generator",
-    "can't convert gpu:0 device type tensor to numpy",
-    "`driver` should be one of (gels)",
-)
 
 
 @on_accelerator
@@ -232,7 +150,7 @@ def test_mistakes_raise_as_on_a_gpu():
             mistake(both())
             missed[name] = "nothing was raised"
         except (RuntimeError, TypeError) as error:
-            if not any(message in str(error) for message in MESSAGES):
+            if not any(message in str(error) for message in accelerator.MESSAGES):
                 missed[name] = f"{type(error).__name__}: {error}"
     assert not missed, missed
 

@@ -14,7 +14,7 @@ import pytest
 from playwright.sync_api import Browser
 
 from lbdl import chapters
-from tests.browser import Lab, Notebook, Widget, differ, find_chromium, launch, opened, serve
+from tests.browser import Lab, Notebook, Slider, Widget, differ, find_chromium, launch, opened, serve
 
 MOST_PRESSES = 10  # one step of a slider may be too small to be seen; so many are not
 MANY_MOVES = 60  # of the mouse, as quickly as the browser takes them
@@ -71,10 +71,10 @@ def ran(browser: Browser, lab: Lab, name: str, tmp_path: Path) -> Iterator[Noteb
         assert notebook.problems() == []
 
 
-def to_and_fro(widget: Widget) -> None:
-    """Move every slider by keyboard until that is seen, then all of them back."""
+def there_and_back(widget: Widget, sliders: list[Slider]) -> None:
+    """Move sliders by keyboard until that is seen, then all of them back."""
     moves, before = [], widget.still
-    for slider in widget.sliders():
+    for slider in sliders:
         there, back = ("ArrowRight", "ArrowLeft") if slider.place() < 1 else ("ArrowLeft", "ArrowRight")
         presses = 1
         while not differ(before, after := widget.press(slider, there)):
@@ -106,6 +106,7 @@ def test_a_widget_does_what_keys_and_mouse_ask_and_survives_an_error(browser, la
     nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel}), lab.folder / "scene.ipynb")
     with ran(browser, lab, "scene", tmp_path) as notebook:
         (widget,) = notebook.widgets()
+        there_and_back(widget, widget.sliders()[:2])
         (along, height, side), (big,) = widget.sliders(), widget.toggles()
         assert widget.words() == "a small dot on the left at 20, 5 high"
 
