@@ -7,12 +7,15 @@ SECTION ?=
 BIN := .venv/bin
 READY := .venv/ready
 RUN := OMP_NUM_THREADS=1 $(BIN)/python -m
+# Jupyter refuses to run as root, as in a container, unless told; and it would open a browser in a terminal.
+LAB_OPTIONS := $(shell [ "$$(id -u)" != 0 ] || echo --allow-root) \
+  $(shell [ "$$(uname)" = Darwin ] || [ -n "$$DISPLAY$$WAYLAND_DISPLAY" ] || echo --no-browser)
 OTHER_NUMERICS := ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41  # arithmetic that differs as another processor's
 
 .PHONY: lab test check prove model outputs publish concordance benchmark data lint clean
 
-lab: $(READY)  ## open JupyterLab on the chapters
-	$(BIN)/jupyter lab --LabApp.default_url=/lab/tree/chapters  # from here, where jupytext finds pyproject.toml
+lab: $(READY)  ## open JupyterLab on the chapters (where there is no browser, its address is printed)
+	$(BIN)/jupyter lab $(LAB_OPTIONS) --LabApp.default_url=/lab/tree/chapters  # from here, where pyproject.toml is
 
 test: $(READY)  ## run all notebooks and tests (and get the language model first, where there is a network)
 	@$(BIN)/python -m lbdl.download || test -z "$$CI"

@@ -1,4 +1,4 @@
-"""What can be told of a chapter by reading its code, without running it: names, and sizes."""
+"""What can be told of a chapter by reading it, without running it: names, sizes, and what it lacks of the book."""
 
 import ast
 import builtins
@@ -7,6 +7,7 @@ import re
 import symtable
 
 from lbdl import chapters
+from tests.publish import book
 from tests.running import code
 
 GIVEN = set(dir(builtins)) | {"__name__", "__file__", "display", "get_ipython"}
@@ -77,6 +78,7 @@ def names_of(cell) -> set[str]:
 # The book is little, and so is each chapter: the most code cells, lines of code, words of prose and pictures.
 SECTION_SIZE = {"code cells": 28, "lines of code": 220, "words": 1700, "pictures": 4}
 CHAPTER_SIZE = {"code cells": 200, "lines of code": 1550, "words": 13_000}
+LONGEST = 40  # lines of a cell
 MOST_BYTES = 2_500_000  # of a notebook
 LARGER = {"2.1": 1.5, "4.2": 2, "4.8": 2, "5.2": 2, "5.3": 3, "7.1": 2}  # sections that hold several things of the book
 
@@ -99,3 +101,54 @@ def too_large(cells: list, most: dict[str, int], factor: float = 1) -> list[str]
     return [
         f"{sizes[what]} {what} (at most {most[what] * factor:g})" for what in most if sizes[what] > most[what] * factor
     ]
+
+
+def plain(text: str) -> str:
+    """A term as it is looked for: small letters, hyphens as spaces, without what stands in brackets."""
+    return re.sub(r"[\s\-]+", " ", re.sub(r"\s*\(.*\)", "", text).lower()).strip()
+
+
+def bold(cells: list) -> list[str]:
+    """All that is in bold type in Markdown cells."""
+    prose = "\n".join(cell.source for cell in cells if cell.kind == "markdown")
+    return [plain(found) for found in re.findall(r"\*\*(.+?)\*\*", prose, re.DOTALL)]
+
+
+def tags(cells: list) -> list[str]:
+    return [tag for cell in cells for tag in cell.tags]
+
+
+def lacks(section: str, cells: list) -> list[str]:
+    """What a section of the book must have and this one has not: its terms in bold, an exercise, a widget."""
+    text, marks = bold(cells), tags(cells)
+    terms = book()["index"].get(section, [])
+    found = [f"{section}: not bold where it is explained: {t}" for t in terms if not any(plain(t) in b for b in text)]
+    found += [f"{section}: no cell tagged {mark}" for mark in ("exercise", "solution") if mark not in marks]
+    inside = code(cells)
+    for cell, following in zip(inside, [*inside[1:], None], strict=True):
+        if "exercise" in cell.tags and (following is None or "solution" not in following.tags):
+            found.append(f"{section}, line {cell.line}: no solution right after the exercise")
+        if "solution" in cell.tags and "hide-input" not in cell.tags:
+            found.append(f"{section}, line {cell.line}: a solution needs the tag hide-input, too")
+    if not any("explore(" in cell.source for cell in inside):
+        found.append(f"{section}: no widget")
+    return found
+
+
+def empty_tags(cells: list) -> list[str]:
+    """Tags that are no proof: a tagged cell must show the figure of that number, or be followed by its claim."""
+    found, inside = [], code(cells)
+    for cell, following in zip(inside, [*inside[1:], None], strict=True):
+        for tag in cell.tags:
+            kind, _, key = tag.partition("-")
+            if kind == "figure" and f'"{key}"' not in cell.source:
+                found.append(f"line {cell.line}: the cell tagged {tag} shows no figure {key}")
+            if kind == "equation" and "claim(" not in cell.source + (following.source if following else ""):
+                found.append(f"line {cell.line}: nothing is claimed of {tag}")
+    return found
+
+
+def long_cells(cells: list) -> list[str]:
+    """Cells that are too long."""
+    sizes = [(lines_of(cell), cell.line) for cell in code(cells)]
+    return [f"line {at}: {lines} lines of code (at most {LONGEST})" for lines, at in sizes if lines > LONGEST]

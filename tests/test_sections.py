@@ -5,7 +5,17 @@ import statistics
 import pytest
 
 from lbdl import chapters
-from tests.reading import CHAPTER_SIZE, LARGER, MOST_BYTES, SECTION_SIZE, leaks, lines_of, size_of, too_large
+from tests.reading import (
+    CHAPTER_SIZE,
+    LARGER,
+    MOST_BYTES,
+    SECTION_SIZE,
+    leaks,
+    lines_of,
+    long_cells,
+    size_of,
+    too_large,
+)
 from tests.running import SCRIPTS, TOO_LONG, code, sections
 
 EVERY_CHAPTER = pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
@@ -46,12 +56,13 @@ def test_a_leak_is_seen():
 def test_cells_are_short_and_prose_comes_first(script):
     parts = chapters.sections(script)
     inside = [cell for section, cells in parts.items() if section for cell in cells]
+    assert long_cells(chapters.cells(script)) == []
     lengths = sorted(lines_of(cell) for cell in code(chapters.cells(script)))
     assert statistics.median(lengths) <= 5
     assert lengths[int(0.9 * (len(lengths) - 1))] <= 20
-    assert lengths[-1] <= 40
+    lines = size_of(chapters.cells(script))["lines of code"]
     words = sum(len(cell.source.split()) for cell in inside if cell.kind == "markdown")
-    assert 7 <= words / sum(lengths) <= 15, f"{words} words of prose for {sum(lengths)} lines of code"
+    assert 7 <= words / lines <= 15, f"{words} words of prose for {lines} lines of code"
     for section, cells in parts.items():
         assert not cells or cells[0].kind == "markdown", f"section {section} does not begin with prose"
 

@@ -265,6 +265,13 @@ def test_a_generator_is_refused_in_the_second_epoch_because_it_is_empty_then():
         fit(model, iter(list(samples())), squared_error, adam(model), 2)
 
 
+@pytest.mark.parametrize("training", [True, False])
+def test_the_model_is_left_in_the_mode_in_which_it_came(training):
+    model = network().train(training)
+    fit(model, samples(), squared_error, adam(model), 2, metrics={"size": lambda m: float(not m.training)})
+    assert model.training is training
+
+
 def test_a_diverging_loss_stops_the_training_and_names_the_epoch():
     model = network()
     with pytest.raises(FloatingPointError, match=r"the loss is (nan|inf) in epoch 1: is the learning rate too large\?"):

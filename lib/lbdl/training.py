@@ -126,7 +126,8 @@ def fit(
     averaged (DistributedDataParallel; NCCL on GPUs, gloo on CPUs): the steps are those of a single process.
 
     Args:
-        model: trained in place, on the device on which it is.
+        model: trained in place, on the device on which it is; left in the mode, training or evaluation, in which it
+            came.
         data: gives the batches of one epoch each time it is iterated, such as `batches(x, y, size=128)`.
         loss: loss(model, *batch) gives the mean loss of the batch, a tensor of one element.
         optimizer: of the model's parameters.
@@ -155,7 +156,7 @@ def fit(
     team = _Team(on)
     trained = team.wrap(model)
     history = History(metrics={name: [] for name in metrics})
-    best, best_state, start = math.inf, None, time.perf_counter()
+    best, best_state, start, mode = math.inf, None, time.perf_counter(), model.training
     rounds = range(epochs)
     for epoch in progress(rounds, label) if team.rank == 0 else rounds:
         losses = _epoch(trained, data, loss, optimizer, schedule, clip, team)
@@ -171,6 +172,7 @@ def fit(
             break
     if best_state is not None:
         model.load_state_dict(best_state)
+    model.train(mode)
     synchronize(on)
     history.seconds = team.of_first(time.perf_counter() - start, on)
     return history
@@ -198,8 +200,6 @@ def _epoch(model, data, loss, optimizer, schedule, clip, team) -> list[float]:
 
 
 def _measure(model: nn.Module, metrics: dict[str, Callable[[nn.Module], float]]) -> dict[str, float]:
-    model.eval()
+    model.eval()  # the next epoch puts it back into training mode
     with torch.no_grad():
-        values = {name: float(metric(model)) for name, metric in metrics.items()}
-    model.train()
-    return values
+        return {name: float(metric(model)) for name, metric in metrics.items()}
