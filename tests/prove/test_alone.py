@@ -9,7 +9,6 @@ refusal to go on): a typing error would be caught by anything.
 
 import contextlib
 import dataclasses
-import importlib
 import io
 import json
 import os
@@ -25,6 +24,7 @@ from lbdl import ClaimError
 from lbdl.chapters import Cell
 from tests import in_kernel, reading, running
 from tests.compare import differences
+from tests.mutants import Mutant, mutants_of, place_of
 from tests.publish import stored
 from tests.running import SCRIPTS, alone, execute, first_names, kernel_of, run, sections
 
@@ -32,22 +32,11 @@ CAUGHT = (ClaimError, FloatingPointError)
 NOTICED, UNNOTICED = "a claim failed", "no cell failed"
 MUTANT_SECONDS = 60  # of the processor for a copy with a mistake; the average needs one
 UNSEEN = ("figure", "explore")  # a copy draws nothing: pictures make no claims
-Mutant = tuple[str, str]  # what is right, and what is put in its place
 
 EVERY_SECTION = pytest.mark.parametrize(
     ("script", "section"),
     [pytest.param(script, s, id=f"{script.stem}-{s}") for script in SCRIPTS for s in sections(script)],
 )
-
-
-def mutants_of(script) -> list[tuple[str, str, str]]:
-    return importlib.import_module(f"tests.mutants.ch{script.name[:2]}").MUTANTS
-
-
-def place_of(cells: list[Cell], right: str) -> int:
-    """The number of the cell in which a piece of code stands, which must be there exactly once."""
-    assert sum(cell.source.count(right) for cell in cells) == 1, f"expected once in the section: {right}"
-    return next(number for number, cell in enumerate(cells) if right in cell.source)
 
 
 def in_a_copy(action: Callable[[], str]) -> str:
@@ -114,7 +103,7 @@ def stored_outputs(script) -> dict[str, list]:
 def problems_of(script, section: str) -> list[str]:
     """Run a section alone and return all that is wrong with it, in words."""
     cells, before, names = alone(script, section), stored_outputs(script), first_names(script)
-    mutants = [(right, wrong) for of, right, wrong in mutants_of(script) if of == section]
+    mutants = mutants_of(script, section)
     places, found = {mutant: place_of(cells, mutant[0]) for mutant in mutants}, []
     for number, cell in enumerate(cells):
         here = [mutant for mutant, place in places.items() if place == number]
