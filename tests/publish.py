@@ -127,6 +127,7 @@ def execute(script: Path, sections: Collection[str] = (), numerics: dict[str, st
         record_timing=False,
         store_widget_state=False,
         coalesce_streams=True,
+        extra_arguments=["--log-level=ERROR"],  # else every kernel warns that it listens on a port of this machine
         resources={"metadata": {"path": str(script.parent)}},
     )
     try:
@@ -319,7 +320,7 @@ def concordance() -> str:
     index: list[tuple[str, str]] = []
     for chapter in contents["chapters"]:
         script = chapters.FOLDER / f"{chapter['notebook']}.py"
-        if script not in running.PAIRED:
+        if not script.with_suffix(".ipynb").exists():  # running.PAIRED may be older than what was just published
             sections = ", ".join(f"{section} {title}" for section, title in chapter["sections"].items())
             parts.append(f"## {chapter['id']} {chapter['title']}\n\nTo come: {sections}.\n")
             continue
