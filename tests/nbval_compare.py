@@ -58,6 +58,8 @@ def pytest_itemcollected(item):
 def pytest_terminal_summary(terminalreporter):
     """What the notebooks cost: a chapter that gets too dear should be seen early."""
     reports = terminalreporter.stats.get("passed", [])
+    if drafts := sorted(draft.stem for draft in running.DRAFTS.glob("*.py")):
+        terminalreporter.write_line(f"drafts, which are not tested: {', '.join(drafts)}")
     spent = {r.nodeid.split("::")[0]: s for r in reports for name, s in r.user_properties if name == SPENT}
     if spent:
         listed = ", ".join(f"{Path(name).stem[:2]}: {s:.0f}" for name, s in sorted(spent.items()))

@@ -65,6 +65,21 @@ def test_a_picture_that_depends_on_what_was_shown_before_is_told():
     assert "moved back, it is not the same picture" in found
 
 
+def test_what_comes_to_lie_on_top_is_drawn_on_top():
+    def scene(fig):
+        ax = fig.subplots()
+        bands = [ax.plot([0, 1], [0, 1], lw=9, color=shade)[0] for shade in ("red", "blue")]
+
+        def update(top, tilt):
+            for number, band in enumerate(bands):
+                band.set(zorder=3 if number == top else 2, ydata=[0.1 * number, tilt])
+            return f"band {top} lies on top of the other"
+
+        return update
+
+    assert in_kernel.widget(Explorer(scene, (3, 2), {"top": slider(0, 1, 0), "tilt": slider(0.5, 1.0, 1.0)})) == []
+
+
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_a_warning_is_a_problem():
     def warning(dot, height, side):

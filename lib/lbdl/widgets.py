@@ -213,8 +213,8 @@ class Canvas:
             self.background = self.fig.canvas.copy_from_bbox(self.fig.bbox)
         else:
             self.fig.canvas.restore_region(self.background)
-        for artist in self.moving:
-            if artist.axes is None or artist.axes.get_visible():
+        for artist in self._movable():  # in the order of now: what moves may also come to lie on top
+            if artist.get_animated() and (artist.axes is None or artist.axes.get_visible()):
                 artist.draw(self.fig.canvas.get_renderer())
         size, drawn = self.fig.canvas.get_width_height(), self.fig.canvas.buffer_rgba()
         return Image.frombuffer("RGBA", size, drawn).convert("RGB")
