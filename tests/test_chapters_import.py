@@ -1,7 +1,6 @@
 """What a chapter built can be imported: its exported cells run, nothing else does, and lines keep their numbers."""
 
 import inspect
-import subprocess
 import sys
 import traceback
 from importlib import import_module, reload
@@ -79,20 +78,12 @@ def line_of(text):
 # Importing.
 
 
-def test_exported_cells_are_run(circles):
-    assert circles.area(1) == pytest.approx(3.14159, abs=1e-5)
-    assert circles.Circle().area() == circles.area(1)
-    assert circles.RATE == 1
-
-
-def test_no_other_cell_is_run(circles):
-    assert not hasattr(circles, "SECRET")  # and no RuntimeError was raised
-
-
-def test_a_name_can_be_imported_from_a_chapter(folder):
+def test_exported_cells_are_run_and_no_others(circles):
     from lbdl.chapters.ch71 import area  # as chapters do
 
-    assert area(0) == 0
+    assert area(1) == pytest.approx(3.14159, abs=1e-5)
+    assert circles.Circle().area() == circles.area(1) and circles.RATE == 1
+    assert not hasattr(circles, "SECRET")  # and no RuntimeError was raised
 
 
 def test_the_source_of_what_is_imported_is_that_of_the_chapter(circles, folder):
@@ -124,7 +115,7 @@ def test_a_chapter_can_be_imported_by_another(folder):
     assert import_module("lbdl.chapters.ch72").double(1) == pytest.approx(6.28318, abs=1e-5)
 
 
-@pytest.mark.parametrize("name", ["ch1", "chXY", "ch123", "chapter", "ch01x", "Ch71"])
+@pytest.mark.parametrize("name", ["ch123", "Ch71"])
 def test_odd_names_are_refused(folder, name):
     with pytest.raises(ModuleNotFoundError, match=rf"expected chapters to be named ch01, ch02, …, got {name}"):
         import_module(f"lbdl.chapters.{name}")
@@ -134,18 +125,16 @@ def test_an_unknown_chapter_is_refused_and_those_that_exist_are_named(folder):
     (folder / "02_other.py").write_text("")
     with pytest.raises(ModuleNotFoundError, match=r"no chapter 99 .*: expected one of ch02, ch71$"):
         import_module("lbdl.chapters.ch99")
-
-
-def test_where_there_are_no_chapters_the_error_says_so(tmp_path, monkeypatch):
-    monkeypatch.setattr(chapters, "FOLDER", tmp_path)
+    for path in folder.iterdir():
+        path.unlink()
     with pytest.raises(ModuleNotFoundError, match="expected one of none"):
-        import_module("lbdl.chapters.ch70")
+        import_module("lbdl.chapters.ch99")
 
 
 def test_other_modules_are_found_as_ever():
     assert import_module("lbdl.chapters") is chapters
-    done = subprocess.run([sys.executable, "-c", "import lbdl_that_is_not_there"], capture_output=True, text=True)
-    assert "ModuleNotFoundError: No module named 'lbdl_that_is_not_there'" in done.stderr
+    with pytest.raises(ModuleNotFoundError, match="No module named 'lbdl_that_is_not_there'"):
+        import_module("lbdl_that_is_not_there")
 
 
 @pytest.mark.parametrize("number", [71, "71"])
@@ -165,17 +154,10 @@ def script(tmp_path, *parts):
 @pytest.mark.parametrize(
     "code",
     [
-        "for i in range(3):\n    pass",
         "print(1)",
-        "x = print(1)",
         "x: int = print(1)",
         "x = [print(i) for i in (1, 2)]",
         "x += 1",
-        "if True:\n    x = 1",
-        "with open('f') as f:\n    pass",
-        "assert True",
-        "del x",
-        "'a text'",
     ],
 )
 def test_an_exported_cell_that_computes_is_refused_with_file_and_line(tmp_path, code):
@@ -191,10 +173,7 @@ def test_an_exported_cell_that_computes_is_refused_with_file_and_line(tmp_path, 
     "code",
     [
         "import math",
-        "from math import pi",
-        "X = 1",
         "X: int = 1",
-        "X, Y = (1, 2)",
         "X = {'a': [1, 2]}",
         "def f():\n    print(1)",
         "class C:\n    x = 1",
@@ -300,12 +279,9 @@ def test_the_chapters_themselves_are_read_as_jupytext_does():
         assert read(path) == read_by_jupytext(path), path.name
 
 
-def test_each_cell_knows_its_line(tmp_path):
+def test_each_cell_knows_its_line_and_an_empty_script_has_none(tmp_path):
     path = script(tmp_path, "# %%", "", "", "x = 1", "# %% [markdown]", "# text", "", "# %%", "y = 1")
     assert [cell.line for cell in cells(path)] == [4, 6, 9]
-
-
-def test_an_empty_script_has_no_cells(tmp_path):
     assert cells(script(tmp_path, "")) == []
 
 
@@ -314,8 +290,6 @@ def test_an_empty_script_has_no_cells(tmp_path):
     [
         ('# %% tags=["export"] jupyter={"source_hidden": true}', "x = 1"),
         ("# %%", "x = 1", "#%%", "y = 1"),
-        ("# %%", "def f():", "    x = 1", "    # %%", "    return x"),
-        ("# %% [raw]", "# text"),
         ("# %% [md]", "# text"),
     ],
 )
@@ -335,11 +309,8 @@ def test_cells_are_sorted_into_the_sections_of_the_book(tmp_path):
         "# %% [markdown]\n# Before.\n#\n# ## 3.1 First\n\n# %%\na = 1\n",
         "# %% [markdown]\n# ### 3.9 not a section\n\n# %%\nb = 1\n",
         "# %% [markdown]\n# ## 3.2 Second\n\n# %%\nc = 1\n",
+        "# %% [markdown]\n# ## M.2 Bits\n\n# %%\nm = 1\n",
         "# %% [markdown]\n# ## What was measured\n\n# %%\nd = 1",
     )
     code = {name: [c.source for c in inside if c.kind == "code"] for name, inside in sections(path).items()}
-    assert code == {"": ["setup = 1"], "3.1": ["a = 1", "b = 1"], "3.2": ["c = 1"], "end": ["d = 1"]}
-
-
-def test_the_missing_bits_have_sections_too(tmp_path):
-    assert list(sections(script(tmp_path, "# %% [markdown]\n# ## M.2 Bits"))) == ["", "M.2"]
+    assert code == {"": ["setup = 1"], "3.1": ["a = 1", "b = 1"], "3.2": ["c = 1"], "M.2": ["m = 1"], "end": ["d = 1"]}

@@ -79,10 +79,10 @@ def test_every_picture_is_described_and_small(script, pair):
         assert len(output.data[form]) * 3 / 4 <= MOST_BYTES[form] * (4 if script.stem.startswith("00") else 1)
 
 
-@EVERY_CHAPTER
 @pytest.mark.parametrize("newer", ["py", "ipynb"])
-def test_either_opens_in_a_fresh_clone_and_saving_changes_nothing(script, newer, tmp_path):
+def test_either_opens_in_a_fresh_clone_and_saving_changes_nothing(newer, tmp_path):
     """A checkout writes the two files in any order; jupytext refuses a pair whose .ipynb is newer and different."""
+    script = next(script for script in PAIRED if script.stem.startswith("01"))  # the smallest: one is enough
     files = [tmp_path / f"{script.stem}{suffix}" for suffix in (".py", ".ipynb")]
     for file in files:
         shutil.copy(script.with_suffix(file.suffix), file)
