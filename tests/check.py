@@ -50,7 +50,7 @@ def sources(section: str) -> tuple[Path, list[Cell], list[Cell]]:
 def read(section: str, script: Path, setup: list[Cell], inside: list[Cell]) -> list[str]:
     """All that can be seen without running anything."""
     found, known = [], set()
-    for command in ("check", "format --check"):
+    for command in ("check --output-format=concise", "format --check"):
         done = subprocess.run(
             [sys.executable, "-m", "ruff", *command.split(), "-q", str(script)], capture_output=True, text=True
         )

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
 from lbdl.bars import progress
 from lbdl.devices import synchronize
@@ -111,9 +113,9 @@ def fit(
     model: nn.Module,
     data: Iterable[tuple[Tensor, ...]],
     loss: Callable[..., Tensor],
-    optimizer: torch.optim.Optimizer,
+    optimizer: Optimizer | list[Optimizer],
     epochs: int = 1,
-    schedule: torch.optim.lr_scheduler.LRScheduler | None = None,
+    schedule: LRScheduler | list[LRScheduler] | None = None,
     clip: float | None = None,
     metrics: dict[str, Callable[[nn.Module], float]] | None = None,
     watch: str | None = None,
@@ -130,9 +132,9 @@ def fit(
             came.
         data: gives the batches of one epoch each time it is iterated, such as `batches(x, y, size=128)`.
         loss: loss(model, *batch) gives the mean loss of the batch, a tensor of one element.
-        optimizer: of the model's parameters.
+        optimizer: of the model's parameters; or several, such as Muon for the matrices and AdamW for the rest.
         epochs: passes over the data.
-        schedule: a learning rate schedule of that optimizer; moved on after every step.
+        schedule: a learning rate schedule of that optimizer, or several; moved on after every step.
         clip: largest norm of the gradient; a longer one is scaled down to it.
         metrics: name -> function of the model; called after each epoch in evaluation mode and without gradients.
         watch: the metric to watch; lower is better. At the end the model has the parameters of its best epoch.
@@ -152,6 +154,8 @@ def fit(
         raise ValueError("fit: patience needs watch, the metric that should improve")
     if patience is not None and patience < 1:
         raise ValueError(f"fit: expected a patience of at least 1, got {patience}")
+    optimizers = optimizer if isinstance(optimizer, list) else [optimizer]
+    schedules = schedule if isinstance(schedule, list) else [schedule] * (schedule is not None)
     on = next(model.parameters()).device
     team = _Team(on)
     trained = team.wrap(model)
@@ -159,7 +163,7 @@ def fit(
     best, best_state, start, mode = math.inf, None, time.perf_counter(), model.training
     rounds = range(epochs)
     for epoch in progress(rounds, label) if team.rank == 0 else rounds:
-        losses = _epoch(trained, data, loss, optimizer, schedule, clip, team)
+        losses = _epoch(trained, data, loss, optimizers, schedules, clip, team)
         if wrong := [value for value in losses if not math.isfinite(value)]:
             raise FloatingPointError(f"fit: the loss is {wrong[0]} in epoch {epoch}: is the learning rate too large?")
         history.steps += losses
@@ -178,19 +182,19 @@ def fit(
     return history
 
 
-def _epoch(model, data, loss, optimizer, schedule, clip, team) -> list[float]:
+def _epoch(model, data, loss, optimizers, schedules, clip, team) -> list[float]:
     model.train()
     losses = []
     for batch in data:
         part, weight = team.share(batch)
-        optimizer.zero_grad()
+        for optimizer in optimizers:
+            optimizer.zero_grad()
         value = loss(model, *part) * weight
         value.backward()
         if clip is not None:
             nn.utils.clip_grad_norm_(model.parameters(), clip)
-        optimizer.step()
-        if schedule is not None:
-            schedule.step()
+        for mover in (*optimizers, *schedules):  # first all optimizers, then their learning rates
+            mover.step()
         losses.append(value.detach().reshape(()))
     if not losses:
         raise ValueError(
