@@ -39,7 +39,7 @@ def sources(section: str) -> tuple[Path, list[Cell], list[Cell]]:
     found = list(chapters.FOLDER.glob(f"{running.chapter_of(section)}_*.py"))
     script = draft if draft.exists() else (found or [draft])[0]
     inside = chapters.sections(script).get(section, []) if script.exists() else []
-    beginning = found[0] if found else front
+    beginning = front if front.exists() and script == draft else (found or [front])[0]
     if not inside:
         raise SystemExit(f"expected section {section} in {draft.relative_to(ROOT)} or in its chapter, found none")
     if not beginning.exists():

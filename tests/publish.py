@@ -230,7 +230,8 @@ def write(script: Path, fresh: bool = False, sections: Collection[str] = ()) -> 
 def place_draft(section: str) -> Path:
     """Move a draft into its chapter, in the book's order, in place of the section if it is there; return the chapter.
 
-    A chapter that does not exist yet begins with its own draft, chapters/drafts/06.py: title, table and set-up.
+    A draft of the chapter's frame, chapters/drafts/06.py with title, table, set-up and what comes last, begins a new
+    chapter, and replaces the frame of one that is there.
 
     Raises:
         SystemExit: there is no such draft, it is not that section, or the chapter's beginning is missing.
@@ -242,12 +243,13 @@ def place_draft(section: str) -> Path:
         raise SystemExit(f"expected a draft {draft.relative_to(chapters.FOLDER.parent)}, found none")
     if (inside := running.sections(draft)) != [section]:
         raise SystemExit(f"{draft.name}: expected the section {section} and nothing else, found {inside}")
-    if not script.exists():
-        front = running.front_of(section)
-        if not front.exists():
-            raise SystemExit(f"expected {script.name}, or its beginning as a draft {front.name}, found neither")
-        front.rename(script)
-    parts = _split(script.read_text(encoding="utf-8"))
+    frame = running.front_of(section)
+    if not script.exists() and not frame.exists():
+        raise SystemExit(f"expected {script.name}, or its frame as a draft {frame.name}, found neither")
+    parts = _split(script.read_text(encoding="utf-8")) if script.exists() else {}
+    if frame.exists():
+        parts |= _split(frame.read_text(encoding="utf-8"))
+        frame.unlink()
     parts[section] = "# %% [markdown]\n" + draft.read_text(encoding="utf-8").split("# %% [markdown]\n", 1)[1]
     order = ["", *chapter["sections"], "end"]
     kept = [parts[name].strip("\n") for name in order if name in parts]

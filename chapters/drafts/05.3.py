@@ -1,0 +1,1322 @@
+# %% [markdown]
+# ## 5.3 Attention models
+#
+# **Natural Language Processing** is what a computer does with text: it translates, answers, sums up. In a text, what
+# belongs together may stand far apart: a pronoun and its noun, a question and its answer. Attention (section 4.8)
+# reaches any distance in one step. The **Transformer** (Vaswani and others, 2017) is a network of little else, and
+# nearly all language models of today descend from it. Take three things from this section: a Transformer is made of
+# three kinds of residual blocks; only attention moves information between positions, and only feed-forward layers
+# work on it at each position; and a causal mask lets one pass train all positions at once.
+#
+# ### Three blocks
+#
+# The layer is that of section 4.8, with PyTorch's fused `scaled_dot_product_attention` inside. $B$ sequences of $T$
+# positions with $D$ channels each attend to a `source` of $S$ positions, or to themselves. A `mask` is True where a
+# position may be attended to. `causal`, `rotary` (section 4.10), `qk_norm` and `cache` serve GPT, further below.
+
+
+# %% tags=["export"]
+class Attention(nn.Module):
+    """Multi-head attention: x (B, T, D) attends to source (B, S, D), or to itself; gives (B, T, D).
+
+    causal: position t of x sees the source up to its own position. rotary: the base of the rotary
+    positions of queries and keys. qk_norm: normalize both (RMS). A mask, True where x may attend, has
+    a shape that broadcasts to (B, H, T, S). See book, 4.8 and 5.3; Vaswani et al., 2017.
+    """
+
+    def __init__(self, D, H, causal=False, rotary: float | None = None, qk_norm=False):
+        super().__init__()
+        if D % H:
+            raise ValueError(f"Attention: expected D to be a multiple of H, got {D} and {H}")
+        self.H, self.causal, self.rotary, self.qk_norm = H, causal, rotary, qk_norm
+        self.query, self.key, self.value, self.out = (nn.Linear(D, D) for _ in range(4))
+
+    def heads(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (self.H, -1)).transpose(1, 2)  # (B, H, T, D / H)
+
+    def placed(self, x: Tensor, start: int) -> Tensor:
+        """Queries or keys (B, H, T, D / H) of the positions from `start` on, normalized and turned."""
+        x = F.rms_norm(x, x.shape[-1:]) if self.qk_norm else x
+        positions = torch.arange(start, start + x.shape[2], device=x.device)
+        return x if self.rotary is None else rotary(x, positions, self.rotary)
+
+    def parts(self, x, source=None, mask=None, cache=None):
+        """Queries (B, H, T, D / H), keys and values (B, H, S, D / H), and the mask."""
+        source, start = x if source is None else source, 0 if cache is None else len(cache)
+        Q = self.placed(self.heads(self.query(x)), start)
+        K = self.placed(self.heads(self.key(source)), start)
+        V = self.heads(self.value(source))
+        K, V = (K, V) if cache is None else cache.update(K, V)
+        if self.causal:  # x has the last T of S positions
+            T, S = Q.shape[2], K.shape[2]
+            past = torch.ones(T, S, dtype=torch.bool, device=x.device).tril(S - T)
+            mask = past if mask is None else past & mask
+        return Q, K, V, mask
+
+    def forward(self, x, source=None, mask=None, cache=None) -> Tensor:
+        Q, K, V, mask = self.parts(x, source, mask, cache)
+        y = F.scaled_dot_product_attention(Q, K, V, mask)  # (B, H, T, D / H)
+        return self.out(y.transpose(1, 2).flatten(2))  # (B, T, D)
+
+    def scores(self, x, source=None, mask=None) -> Tensor:
+        """The attention scores (B, H, T, S), which the fused operator never writes down."""
+        Q, K, _, mask = self.parts(x, source, mask)
+        return attention_scores(Q, K, mask)
+
+
+# %% [markdown]
+# Is it chapter 4's layer? That one has separate matrices for each head, which are rows of ours.
+
+# %%
+seed(1)
+layer, by_hand = Attention(12, 3).to(**EXACT), MultiHeadAttention(D=12, H=3, D_QK=4, D_V=4)
+x, source = (torch.randn(2, size, 12).to(**EXACT) for size in (5, 7))  # (B, T, D), (B, S, D)
+mask = torch.rand(5, 7).to(DEVICE) < 0.6  # (T, S)
+mask[:, 0] = True  # each position may attend to one at least
+weights = {"W_O.weight": layer.out.weight}
+for letter, linear in zip("QKV", (layer.query, layer.key, layer.value), strict=True):
+    linear.bias.data.zero_()  # chapter 4's has none
+    for h, rows in enumerate(linear.weight.split(4)):
+        weights[f"heads.{h}.W_{letter}.weight"] = rows
+layer.out.bias.data.zero_()
+expected = functional_call(by_hand.to(**EXACT), weights, (x, source, source, mask))  # (B, T, D)
+claim("attention and chapter 4's", layer(x, source, mask), equals=expected, within=1e-12)
+
+# %% [markdown]
+# The **feed-forward block** is a perceptron with one hidden layer, the same at each position. The **self-attention
+# block** lets positions look at each other. In the **cross-attention block** one sequence looks at another. All three
+# are residual, so the signal passes through as a sum of contributions, and all contain a layer normalization. In 2017
+# it stood behind the sum; then it rescales what came from below again and again, and training needs a warm-up (Xiong
+# and others, 2020). With `norm_first` it stands in front of the branch, and the sum stays untouched: nearly all
+# models since GPT-2 do so.
+
+
+# %% tags=["export"]
+class FeedForwardBlock(nn.Module):
+    """A residual block with a perceptron at each position: (B, T, D) to (B, T, D) (book, 5.3)."""
+
+    def __init__(self, D, hidden, norm_first=True, norm=nn.LayerNorm, activation=nn.GELU):
+        super().__init__()
+        self.norm, self.norm_first = norm(D), norm_first
+        self.layers = nn.Sequential(nn.Linear(D, hidden), activation(), nn.Linear(hidden, D))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.norm_first:
+            return x + self.layers(self.norm(x))
+        return self.norm(x + self.layers(x))
+
+
+class SelfAttentionBlock(nn.Module):
+    """A residual block of attention among the positions of x (B, T, D); options as for Attention."""
+
+    def __init__(self, D, H, norm_first=True, norm=nn.LayerNorm, **options):
+        super().__init__()
+        self.norm, self.norm_first, self.attention = norm(D), norm_first, Attention(D, H, **options)
+
+    def forward(self, x: Tensor, mask: Tensor | None = None, cache=None) -> Tensor:
+        if self.norm_first:
+            return x + self.attention(self.norm(x), mask=mask, cache=cache)
+        return self.norm(x + self.attention(x, mask=mask, cache=cache))
+
+
+class CrossAttentionBlock(nn.Module):
+    """A residual block in which x (B, T, D) attends to a source (B, S, D): to (B, T, D)."""
+
+    def __init__(self, D, H, norm_first=True, norm=nn.LayerNorm, **options):
+        super().__init__()
+        self.norm, self.norm_first, self.attention = norm(D), norm_first, Attention(D, H, **options)
+
+    def forward(self, x: Tensor, source: Tensor, mask: Tensor | None = None) -> Tensor:
+        if self.norm_first:
+            return x + self.attention(self.norm(x), source, mask)
+        return self.norm(x + self.attention(x, source, mask))
+
+
+# %% tags=["figure-5.6"]
+signal, other = torch.randn(1, 10, 32).to(DEVICE), torch.randn(1, 7, 32).to(DEVICE)
+trio = {"feed-forward": FeedForwardBlock(32, 128), "self-attention": SelfAttentionBlock(32, 4)}
+trio["cross-attention"] = CrossAttentionBlock(32, 4)
+look = {"letters": {10: "T", 7: "S", 32: "D", 128: "4 D"}, "passing": color.gradient}
+fig, axes = plt.subplots(1, 3, figsize=(8.5, 4.3))
+said = []
+for ax, (kind, block) in zip(axes, trio.items(), strict=True):
+    inputs = (signal, other) if kind == "cross-attention" else (signal,)
+    closed = {"closed": (Attention,), "names": {Attention: f"{kind}\n4 heads"}}
+    said.append(f"{kind} block: {schematic(ax, block.to(DEVICE), *inputs, **look, **closed)}")
+    ax.set_title(f"{kind} block", loc="center", y=-0.1)
+figure("5.6", "The three blocks of a Transformer, as they ran.", " ".join(said))
+
+# %% [markdown]
+# PyTorch has two layers ready. `nn.TransformerEncoderLayer` is a self-attention and a feed-forward block,
+# `nn.TransformerDecoderLayer` has a cross-attention block between them. Ours are two lines each, and hold the same
+# weights under other names.
+
+
+# %% tags=["export"]
+class EncoderLayer(nn.Module):
+    """Self-attention, then feed-forward: (B, T, D) to (B, T, D). With causal=True, a layer of GPT."""
+
+    def __init__(
+        self, D, H, hidden, norm_first=True, norm=nn.LayerNorm, activation=nn.GELU, **options
+    ):
+        super().__init__()
+        self.attention = SelfAttentionBlock(D, H, norm_first, norm, **options)
+        self.feed_forward = FeedForwardBlock(D, hidden, norm_first, norm, activation)
+
+    def forward(self, x: Tensor, mask: Tensor | None = None, cache=None) -> Tensor:
+        return self.feed_forward(self.attention(x, mask, cache))
+
+
+class DecoderLayer(nn.Module):
+    """Causal self-attention, cross-attention, feed-forward: x (B, S, D), source (B, T, D) to (B, S, D)."""
+
+    def __init__(self, D, H, hidden, norm_first=True, norm=nn.LayerNorm, activation=nn.GELU):
+        super().__init__()
+        self.attention = SelfAttentionBlock(D, H, norm_first, norm, causal=True)
+        self.cross_attention = CrossAttentionBlock(D, H, norm_first, norm)
+        self.feed_forward = FeedForwardBlock(D, hidden, norm_first, norm, activation)
+
+    def forward(self, x: Tensor, source: Tensor, mask: Tensor | None = None) -> Tensor:
+        return self.feed_forward(self.cross_attention(self.attention(x), source, mask))
+
+
+# %%
+def torch_names(w: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Weights of our EncoderLayer or DecoderLayer under the names of PyTorch's layers."""
+    blocks, found = {"attention": "self_attn", "cross_attention": "multihead_attn"}, {}
+    blocks = {ours: torchs for ours, torchs in blocks.items() if f"{ours}.norm.weight" in w}
+    for kind in ("weight", "bias"):
+        for n, (ours, torchs) in enumerate(blocks.items(), start=1):
+            thirds = [w[f"{ours}.attention.{part}.{kind}"] for part in ("query", "key", "value")]
+            found[f"{torchs}.in_proj_{kind}"] = torch.cat(thirds)  # (3 D, D) or (3 D,)
+            found[f"{torchs}.out_proj.{kind}"] = w[f"{ours}.attention.out.{kind}"]
+            found[f"norm{n}.{kind}"] = w[f"{ours}.norm.{kind}"]
+        found[f"norm{len(blocks) + 1}.{kind}"] = w[f"feed_forward.norm.{kind}"]
+        for n in (0, 2):
+            found[f"linear{n // 2 + 1}.{kind}"] = w[f"feed_forward.layers.{n}.{kind}"]
+    return found
+
+
+def layer_gap(ours: nn.Module, torchs: nn.Module, inputs: tuple, masks: tuple = ({}, {})) -> float:
+    """Largest difference of outputs and gradients between our layer and torch's with the same weights."""
+    names, chance = [name for name, _ in ours.named_parameters()], seed(3)
+    noise = [torch.randn(w.shape, generator=chance).to(w) / 5 for w in ours.parameters()]
+    weights = [w.detach() + change for w, change in zip(ours.parameters(), noise, strict=True)]
+
+    def run(module: nn.Module, rename: Callable, options: dict) -> Callable:
+        def function(*given: Tensor) -> Tensor:
+            named = rename(dict(zip(names, given[len(inputs) :], strict=True)))
+            return functional_call(module, named, given[: len(inputs)], options)
+
+        return function
+
+    return difference(
+        run(ours, dict, masks[0]), run(torchs, torch_names, masks[1]), *inputs, *weights
+    )
+
+
+# %%
+gaps, hidden = [], torch.ones(5, 5, dtype=torch.bool, device=DEVICE).triu(1)  # True: not allowed
+for norm_first in (True, False):
+    options = (12, 3, 48, 0.0, "gelu", 1e-5, True, norm_first)
+    torchs = [nn.TransformerEncoderLayer(*options), nn.TransformerDecoderLayer(*options)]
+    ours = [kind(12, 3, 48, norm_first).to(**EXACT) for kind in (EncoderLayer, DecoderLayer)]
+    gaps.append(layer_gap(ours[0], torchs[0].to(**EXACT), (x,)))
+    causal = ({}, {"tgt_mask": hidden})
+    gaps.append(layer_gap(ours[1], torchs[1].to(**EXACT), (x, source), causal))
+claim("both layers and torch's, norm first and last, with gradients", max(gaps), at_most=1e-10)
+
+# %% [markdown]
+# So much for numbers. What the blocks *do* shows when the third of five positions is changed: who notices?
+
+
+# %%
+def noticed(block: nn.Module) -> list[int]:
+    """Which of five positions, counted from 1, notice a new vector at the third."""
+    changed, block = x.clone(), block.to(**EXACT)
+    changed[:, 2] = torch.randn(12, generator=seed(5)).to(**EXACT)
+    gaps = (block(changed) - block(x)).abs().amax((0, 2))  # (T,)
+    return [t + 1 for t in range(5) if gaps[t] > 1e-9]
+
+
+# %%
+claim("feed-forward: each position alone", noticed(FeedForwardBlock(12, 48)) == [3])
+claim("self-attention: all positions", noticed(SelfAttentionBlock(12, 3)) == [1, 2, 3, 4, 5])
+looking_back = noticed(SelfAttentionBlock(12, 3, causal=True))
+claim("causal self-attention: a position and those after it", looking_back == [3, 4, 5])
+
+# %% [markdown]
+# What does a layer cost? Projections and feed-forward layers make $12\,T D^2$ multiplications, comparing all pairs of
+# positions and mixing the values $2\,T^2 D$. The square is dreaded; but its share is $T / (6 D + T)$, and one half
+# only at $T = 6 D$. A causal kernel that skips what the mask hides halves it once more; `cost` counts all pairs.
+
+# %%
+plans = {"GPT-3": (2048, 12288, 96), "ViT-B/16": (197, 768, 12), "GPT-2": (1024, 768, 12)}
+plans["GPT-2 on 100 pages"] = (65536, 768, 12)  # T, D, H
+shares, off = {}, []
+for name, (T, D, H) in plans.items():
+    with torch.device("meta"):
+        multiplications = cost(EncoderLayer(D, H, 4 * D), torch.empty(1, T, D))[1]
+    off.append(
+        abs(multiplications / (12 * T * D**2 + 2 * T**2 * D) - 1)
+    )  # it also counts the scaling
+    shares[name] = T / D, 1 - 12 * T * D**2 / multiplications
+claim("multiplications of four layers, off the formula by", max(off), at_most=1e-3)
+claim("GPT-3: share of the square", shares["GPT-3"][1], at_least=0.02, at_most=0.03)
+
+# %%
+ratios = torch.logspace(-1.2, 2.5, 100)  # T / D
+fig, ax = plt.subplots(figsize=(7.5, 3))
+ax.plot(ratios, ratios / (6 + ratios), color=color.model)
+ax.plot([6, 6, 0.05], [0, 0.5, 0.5], color=color.quiet, lw=1, ls="--")
+ax.text(6.6, 0.04, "T = 6 D", color=color.data)
+for k, (name, (ratio, share)) in enumerate(shares.items()):
+    ax.plot(ratio, share, "o", color=color.model)
+    ax.text(0.85 * ratio, share + 0.05 + 0.09 * (k == 1), name, ha="right", color=color.model)
+log_scale(ax.xaxis, [0.1, 1, 10, 100])
+ax.set(xlabel="T / D: positions over channels", ylabel="share of the square", ylim=(0, 1.05))
+said = ", ".join(f"{name} {100 * share:.1f} %" for name, (_, share) in shares.items())
+figure("5.3a", "How much of a layer's work grows with the square of the length.", said)
+
+# %% [markdown]
+# **Exercise.** Up to which length is the square at most a given share of a layer's multiplications? Solve for $T$, and
+# round down.
+
+
+# %% tags=["exercise"]
+def longest_text(D: int, share: float) -> int:
+    """The largest T for which the square is at most this share (0 to 1) of all multiplications."""
+    raise NotImplementedError
+
+
+check(
+    longest_text,
+    ("at D = 768, 45 % of the work", lambda g: (g(768, 0.45), 3770)),
+    ("at D = 768, 30 % of the work", lambda g: (g(768, 0.3), 1974)),
+    ("at D = 100, 65 % of the work", lambda g: (g(100, 0.65), 1114)),
+)
+
+
+# %% tags=["solution", "hide-input"]
+def longest_text(D: int, share: float) -> int:
+    """From share = T / (6 D + T) follows T = 6 D share / (1 - share)."""
+    return math.floor(6 * D * share / (1 - share))
+
+
+# %% [markdown]
+# ### The Transformer
+#
+# The original was built to translate. The **encoder** reads the whole source at once and gives a vector for each of
+# its $T$ tokens. The **decoder** writes the target one token after the other: causal self-attention looks at what is
+# written, cross-attention at the source. Where attention has no sense of order, sinusoids (section 4.10) are added.
+
+
+# %% tags=["export"]
+class AddSinusoids(nn.Module):
+    """The sinusoidal positional encoding, added: (B, T, D) to (B, T, D) (book, 4.10)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + sinusoids(torch.arange(x.shape[1]).to(x), x.shape[2])  # (B, T, D) + (T, D)
+
+
+class TransformerEncoder(nn.Module):
+    """EncoderLayers: x (B, T, D) to (B, T, D); `mask` (B, T) is True where x has a token, not padding."""
+
+    def __init__(self, D, H, layers, hidden, norm_first=True, norm=nn.LayerNorm, **options):
+        super().__init__()
+        made = (EncoderLayer(D, H, hidden, norm_first, norm, **options) for _ in range(layers))
+        self.layers, self.norm = nn.ModuleList(made), norm(D) if norm_first else nn.Identity()
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        for layer in self.layers:
+            x = layer(x, None if mask is None else mask[:, None, None])  # (B, T, D)
+        return self.norm(x)
+
+
+# %% tags=["export"]
+class TransformerDecoder(nn.Module):
+    """DecoderLayers: x (B, S, D) and source (B, T, D), whose tokens `mask` (B, T) tells, to (B, S, D)."""
+
+    def __init__(self, D, H, layers, hidden, norm_first=True, norm=nn.LayerNorm, **options):
+        super().__init__()
+        made = (DecoderLayer(D, H, hidden, norm_first, norm, **options) for _ in range(layers))
+        self.layers, self.norm = nn.ModuleList(made), norm(D) if norm_first else nn.Identity()
+
+    def forward(self, x: Tensor, source: Tensor, mask: Tensor | None = None) -> Tensor:
+        for layer in self.layers:
+            x = layer(x, source, None if mask is None else mask[:, None, None])  # (B, S, D)
+        return self.norm(x)
+
+
+# %% tags=["export"]
+class Transformer(nn.Module):
+    """Tokens of a source (B, T) and a target (B, S) to logits (B, S, target_vocabulary) (book, 5.3)."""
+
+    def __init__(
+        self, source_vocabulary, target_vocabulary, D=48, H=4, layers=2, hidden=96, **options
+    ):
+        super().__init__()
+        self.source_embedding = nn.Embedding(source_vocabulary, D)
+        self.target_embedding = nn.Embedding(target_vocabulary, D)
+        self.positions = AddSinusoids()
+        self.encoder = TransformerEncoder(D, H, layers, hidden, **options)
+        self.decoder = TransformerDecoder(D, H, layers, hidden, **options)
+        self.head = nn.Linear(D, target_vocabulary)
+
+    def encode(self, source: Tensor, mask: Tensor | None = None) -> Tensor:
+        """The encoder's vectors Z (B, T, D)."""
+        return self.encoder(self.positions(self.source_embedding(source)), mask)
+
+    def decode(self, target: Tensor, Z: Tensor, mask: Tensor | None = None) -> Tensor:
+        """The logits (B, S, target_vocabulary) of what follows each token of the target."""
+        return self.head(self.decoder(self.positions(self.target_embedding(target)), Z, mask))
+
+    def forward(self, source: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
+        return self.decode(target, self.encode(source, mask), mask)
+
+
+# %% tags=["figure-5.7"]
+drawn = Transformer(124, 13, layers=1).to(DEVICE)
+tokens = [torch.ones(1, n, device=DEVICE, dtype=torch.long) for n in (9, 11)]
+names = {"source": "source tokens", "target": "target tokens so far"}
+names |= {AddSinusoids: "+ positions", FeedForwardBlock: "feed-forward block"}
+names |= {SelfAttentionBlock: "self-attention block", CrossAttentionBlock: "cross-attention block"}
+names["decoder.layers.0.attention"] = "causal self-attention block"
+look = {"letters": {9: "T", 11: "S", 48: "D"}, "output": "logits", "size": 10, "names": names}
+closed = (AddSinusoids, FeedForwardBlock, SelfAttentionBlock, CrossAttentionBlock)
+fig, ax = plt.subplots(figsize=(4.6, 6))
+said = schematic(ax, drawn, *tokens, closed=closed, **look)
+figure("5.7", "The encoder-decoder Transformer, as it ran with one layer in each half.", said)
+
+# %% [markdown]
+# Two properties make it work. One pass with the true target at the input, called *teacher forcing*, must give the same
+# logits as writing token by token; else training and use would differ. And padding must change nothing.
+
+# %%
+seed(3)
+model = Transformer(20, 13).to(**EXACT)
+source = torch.randint(20, (4, 9), generator=seed(4)).to(DEVICE)  # (B, T)
+target = torch.randint(13, (4, 6), generator=seed(5)).to(DEVICE)  # (B, S)
+at_once, Z = model(source, target), model.encode(source)
+one_by_one = torch.stack([model.decode(target[:, : s + 1], Z)[:, -1] for s in range(6)], dim=1)
+claim("all tokens at once, and one by one", at_once, equals=one_by_one, within=1e-10)
+
+# %%
+padded = F.pad(source, (0, 3))  # (B, T + 3), with token 0
+is_token = torch.arange(12, device=DEVICE).expand(4, 12) < 9  # (B, T + 3)
+claim("padding changes nothing", model(padded, target, is_token), equals=at_once, within=1e-10)
+forgotten = (model(padded, target) - at_once).abs().max()
+claim("without the mask it does", forgotten, at_least=0.01)
+
+# %% [markdown]
+# People write dates in all kinds of ways, and computers want one, the year first. Here are eight ways, in three
+# languages. The last two contradict each other: Americans put the month first. Where the day is above 12 one can tell.
+
+# %%
+MONTHS = "January February March April May June July August September October November December"
+GERMAN = "Januar Februar März April Mai Juni Juli August September Oktober November Dezember"
+FRENCH = "janvier février mars avril mai juin juillet août septembre octobre novembre décembre"
+DAYS = ["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"]
+
+
+def ways_to_write(date: datetime.date) -> list[str]:
+    """Eight ways in which people write a date from 1950 to 2049."""
+    d, m, y = date.day, date.month, date.year
+    month, monat, mois = (names.split()[m - 1] for names in (MONTHS, GERMAN, FRENCH))
+    th = "th" if 10 < d < 14 else {1: "st", 2: "nd", 3: "rd"}.get(d % 10, "th")
+    return [
+        f"{d} {month} {y}",
+        f"{DAYS[date.weekday()]}, the {d}{th} of {month} {y}",
+        f"{month[:3]} {d}, '{y % 100:02}",
+        f"{d}. {monat} {y}",
+        f"le {d}{'er' if d == 1 else ''} {mois} {y}",
+        f"{d}.{m}.{y % 100:02}",
+        f"{m}/{d}/{y}",
+        f"{d}/{m}/{y}",
+    ]
+
+
+# %% [markdown]
+# Of the 36,525 days of these hundred years, 200 are set aside: the training texts mention none of them, in any form.
+# Source tokens are words, digits and punctuation; target tokens are digits, hyphens, a start ▸ and an end ◂.
+
+# %%
+draws, day_one = seed(1), datetime.date(1950, 1, 1)
+order = torch.randperm(36525, generator=draws).tolist()
+all_days = [day_one + datetime.timedelta(number) for number in order]
+days_new, days_old = all_days[:200], all_days[200:]
+picks = torch.randint(len(days_old), (32_000,), generator=draws).tolist()
+ways = torch.randint(8, (32_000,), generator=draws).tolist()
+texts = [ways_to_write(days_old[k])[way] for k, way in zip(picks, ways, strict=True)]
+
+
+def pieces(text: str) -> list[str]:
+    """The tokens of a text: "3rd, '87" gives 3, rd, comma, apostrophe, 8, 7."""
+    return re.findall(r"[^\W\d_]+|\S", text.lower())
+
+
+vocabulary = [
+    "(padding)",
+    "(unknown)",
+    *sorted({piece for text in texts for piece in pieces(text)}),
+]
+SYMBOLS, START, number_of = "▸◂-0123456789", 0, {word: n for n, word in enumerate(vocabulary)}
+
+
+# %%
+def to_source(texts: list[str]) -> Tensor:
+    """The tokens (B, T) of B texts, with 0 for padding."""
+    rows = [torch.tensor([number_of.get(piece, 1) for piece in pieces(text)]) for text in texts]
+    return nn.utils.rnn.pad_sequence(rows, batch_first=True).to(DEVICE)
+
+
+def to_target(dates: list[datetime.date]) -> Tensor:
+    """The symbols (B, 12) of dates, with start and end."""
+    rows = [[0, *map(SYMBOLS.index, date.isoformat()), 1] for date in dates]
+    return torch.tensor(rows, device=DEVICE)
+
+
+def date_loss(model: nn.Module, source: Tensor, target: Tensor) -> Tensor:
+    """Cross-entropy of each symbol of targets (B, S + 1), with those before it as input."""
+    logits = model(source, target[:, :-1], source != 0)  # (B, S, 13)
+    return F.cross_entropy(logits.flatten(0, 1), target[:, 1:].flatten())
+
+
+# %% [markdown]
+# To write, **greedy decoding** takes the likeliest token, appends it, and asks again.
+
+
+# %% tags=["export"]
+@torch.no_grad()
+def greedy_decode(model, source: Tensor, mask: Tensor | None, start: int, length: int) -> Tensor:
+    """The likeliest token again and again: source (B, T) to (B, 1 + length), which begins with `start`."""
+    Z = model.encode(source, mask)  # (B, T, D)
+    target = torch.full((len(source), 1), start, device=source.device)  # (B, 1)
+    for _ in range(length):
+        likeliest = model.decode(target, Z, mask)[:, -1].argmax(dim=-1)  # (B,)
+        target = torch.cat([target, likeliest[:, None]], dim=1)
+    return target
+
+
+# %%
+seed(0)
+translator = Transformer(len(vocabulary), len(SYMBOLS)).to(DEVICE)
+data = batches(to_source(texts), to_target([days_old[k] for k in picks]), size=32)
+history = train(translator, data, date_loss, 5e-3)
+
+
+def exact_match(texts: list[str], dates: list[datetime.date]) -> float:
+    """Share of the texts whose translation has all symbols right."""
+    source = to_source(texts)
+    written = greedy_decode(translator.eval(), source, source != 0, START, 11)  # (B, 12)
+    return (written == to_target(dates)).all(dim=1).double().mean().item()
+
+
+# %%
+exam = [(date, k) for date in days_new for k in range(8) if k < 6 or date.day > 12]
+matched = exact_match([ways_to_write(date)[k] for date, k in exam], [date for date, _ in exam])
+claim("dates never seen, all symbols right", matched, at_least=0.98)
+pair = to_source(["Tuesday, the 3rd of March 1987"]), to_target([datetime.date(1987, 3, 3)])
+result = f"{100 * matched:.1f} % of new dates"
+summary["Transformer, dates"] = (*cost(translator, *pair), history.seconds, result, "guessing: 0")
+
+# %% [markdown]
+# Where does it look? A hook on every `Attention` asks for the scores as the signal passes; it serves for all models.
+
+
+# %% tags=["export"]
+@torch.no_grad()
+def attention_maps(model: nn.Module, *inputs) -> dict[str, Tensor]:
+    """The scores (B, H, T, S) of every Attention in a model, by its name, in one forward pass."""
+    found, hooks = {}, []
+
+    def look(name: str) -> Callable:
+        def hook(layer, given, options):
+            options = {key: value for key, value in options.items() if key != "cache"}
+            found[name] = layer.scores(*given, **options)
+
+        return hook
+
+    for name, module in model.named_modules():
+        if isinstance(module, Attention):
+            hooks.append(module.register_forward_pre_hook(look(name), with_kwargs=True))
+    model(*inputs)
+    for hook in hooks:
+        hook.remove()
+    return found
+
+
+# %%
+maps = attention_maps(translator, *pair)
+claim("attention maps: six, whose rows add up to one", len(maps) == 6)
+for_all = torch.stack([m.sum(-1).sub(1).abs().max() for m in maps.values()]).max()
+claim("largest error of these sums", for_all, at_most=1e-4)
+
+# %% [markdown]
+# The maps of the last cross-attention, one for each head: what was read from top to bottom, what is written from left
+# to right. Change the way of writing, and see the heads find the year wherever it stands. Take a year after 2049: the
+# network has no idea that there are such years.
+
+# %%
+on_cpu = copy.deepcopy(translator).cpu().eval()
+
+
+def valid_date(day: int, month: int, year: int) -> datetime.date:
+    """That date; the last day of the month where it has no such day."""
+    first_of_next = datetime.date(year + month // 12, month % 12 + 1, 1)
+    return datetime.date(year, month, min(day, (first_of_next - datetime.timedelta(1)).day))
+
+
+# %%
+def scene(fig):
+    """Four heat maps, one for each head: tokens read from top to bottom, symbols written across."""
+    axes = fig.subplots(1, 4)
+    maps = [ax.imshow(torch.zeros(12, 10), "Blues", vmin=0, vmax=1, aspect="auto") for ax in axes]
+    for k, ax in enumerate(axes):
+        ax.set(xticks=[], yticks=[], title=f"head {k + 1}")
+        ax.spines[:].set_visible(False)
+    across = [ax.text(s, 11.9, "", ha="center", va="top") for ax in axes for s in range(10)]
+    down = [axes[0].text(-0.8, t, "", ha="right", va="center") for t in range(12)]
+    axes[0].set_yticks([5], ["wednesday"], color="white")  # keeps room for the words
+    axes[0].tick_params(length=0)
+
+    def update(day, month, year, way):
+        date = valid_date(day, month, year)
+        text = ways_to_write(date)[way - 1]
+        words, source = pieces(text), to_source([text]).cpu()  # (1, T)
+        written = greedy_decode(on_cpu, source, None, START, 10)  # (1, 11)
+        found = attention_maps(on_cpu, source, written[:, :10])
+        heads = found["decoder.layers.1.cross_attention.attention"][0]  # (H, 10, T)
+        for picture, scores in zip(maps, F.pad(heads, (0, 12 - len(words))), strict=True):
+            picture.set_data(scores.T)
+        answer = "".join(SYMBOLS[n] for n in written[0, 1:])
+        for letter, symbol in zip(across, 4 * answer, strict=True):
+            letter.set_text(symbol)
+        for letter, word in zip(down, [*words, *[""] * 12], strict=False):
+            letter.set_text(word)
+        return "the answer is right" if answer == date.isoformat() else f"it should be {date}"
+
+    return update
+
+
+# %%
+knobs = {"day": slider(1, 31, 23), "month": slider(1, 12, 3), "year": slider(1930, 2069, 1987)}
+caption = "A date, translated live, and where the decoder looks."
+explore(scene, "5.3b", caption, (8.5, 3.9), held="trained", **knobs, way=slider(1, 8, 2))
+
+# %% [markdown]
+# Has it understood dates? Three more exams on the same days: the day written twice, a slip that any person forgives;
+# the year first, with words that are all known; and the same days two centuries earlier.
+
+# %%
+earlier = [date.replace(year=date.year - 200, day=min(date.day, 28)) for date in days_new]
+usual, names = [ways_to_write(date)[0] for date in days_new], MONTHS.split()
+exams = {
+    "as in training": (usual, days_new),
+    "day twice": ([f"{d.day} {text}" for d, text in zip(days_new, usual, strict=True)], days_new),
+    "year first": ([f"{d.year} {names[d.month - 1]} {d.day}" for d in days_new], days_new),
+    "200 years earlier": ([ways_to_write(date)[0] for date in earlier], earlier),
+}
+marks = {name: exact_match(*exam) for name, exam in exams.items()}
+claim("dates of another century, all symbols right", marks["200 years earlier"], at_most=0.1)
+claim("the year first, all symbols right", marks["year first"], at_most=0.1)
+
+# %%
+fig, ax = plt.subplots(figsize=(7, 1.9))
+bars = ax.barh(list(marks), list(marks.values()), color=[color.model] + [color.test] * 3)
+ax.bar_label(bars, [f"{mark:.2f}" for mark in marks.values()], padding=4)
+ax.invert_yaxis()
+ax.set(xlim=(0, 1.1), xticks=[0, 0.5, 1], xlabel="share of answers with all symbols right")
+said = "; ".join(f"{name} {mark:.2f}" for name, mark in marks.items())
+figure("5.3c", "The same days, written as the network has never seen it.", said, held="trained")
+
+# %% [markdown]
+# It has learned where things stand in the texts that it saw, not what a date is, and does not say so when it leaves
+# them. Practice answers with more examples, of everything.
+#
+# **Exercise.** Greedy decoding cannot take anything back. *Beam search* keeps the $K$ best beginnings, tries every
+# token after each, and keeps the $K$ best of all these. Write one step: from the log-probabilities of the beginnings
+# and those of the next tokens, the best totals, the beginnings that they continue, and their tokens.
+
+
+# %% tags=["exercise"]
+def beam_step(score: Tensor, log_p: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """For score (K,), log_p (K, V): the K best totals, their parents and tokens, all (K,)."""
+    raise NotImplementedError
+
+
+score, uneven = torch.tensor([0.5, 0.3]).log(), torch.tensor([0.9, 0.1]).log()
+log_p = torch.tensor([[0.4, 0.35, 0.25], [0.9, 0.05, 0.05]]).log()
+best_two, both_first = torch.tensor([0.27, 0.2]), torch.tensor([[0, 0], [0, 1]])
+check(
+    beam_step,
+    ("0.3 · 0.9 is best, then 0.5 · 0.4", lambda g: (g(score, log_p)[0].exp(), best_two)),
+    ("they continue beginnings 1 and 0", lambda g: (g(score, log_p)[1], torch.tensor([1, 0]))),
+    (
+        "with 0.9 and 0.1: beginning 0 twice",
+        lambda g: (torch.stack(g(uneven, log_p)[1:]), both_first),
+    ),
+)
+
+
+# %% tags=["solution", "hide-input"]
+def beam_step(score: Tensor, log_p: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """All K V totals in one row: quotient and remainder are a winner's row and column."""
+    total, chosen = (score[:, None] + log_p).flatten().topk(len(score))
+    return total, chosen // log_p.shape[1], chosen % log_p.shape[1]
+
+
+# %% [markdown]
+# ### GPT
+#
+# Throw the encoder away. What remains is a stack of causal layers that says at every position which token may come
+# next, and is trained on nothing but text: the **Generative Pre-trained Transformer** (Radford and others, 2018).
+# Positions are told by a learned table, so a text may have at most $T$ tokens, the *context*. The last layer, which
+# gives the logits, has the same weights as the embedding (*weight tying*).
+#
+# Newer models differ in a few options, all of them arguments here: RMS normalization instead of layer normalization,
+# rotary positions instead of the table, normalized queries and keys, and other activations, such as the squared ReLU
+# that nanochat takes.
+
+
+# %% tags=["export"]
+class GPT(nn.Module):
+    """Logits (B, T, V) of the next token at every position of tokens (B, T'), T' up to T (book, 5.3).
+
+    By default GPT-2 (Radford et al., 2019), without dropout. rotary: the base of rotary positions, in
+    place of the table. caches: a Cache for each layer, with the keys and values of the tokens before.
+    Raises ValueError for tokens of another shape, and beyond the context.
+    """
+
+    def __init__(
+        self,
+        V,
+        T,
+        D=128,
+        H=4,
+        layers=2,
+        norm=nn.LayerNorm,
+        activation=nn.GELU,
+        rotary=None,
+        qk_norm=False,
+    ):
+        super().__init__()
+        self.T, self.embedding = T, nn.Embedding(V, D)
+        self.positions = nn.Embedding(T, D) if rotary is None else None
+        options = {"causal": True, "rotary": rotary, "qk_norm": qk_norm}
+        made = (EncoderLayer(D, H, 4 * D, True, norm, activation, **options) for _ in range(layers))
+        self.layers, self.norm = nn.ModuleList(made), norm(D)
+        self.head = nn.Linear(D, V, bias=False)
+        self.head.weight = self.embedding.weight  # tied
+        for table in (self.embedding, self.positions or self.embedding):
+            nn.init.normal_(table.weight, std=0.02)
+        for layer in self.layers:  # each block begins by adding nothing (section 4.7)
+            for last in (layer.attention.attention.out, layer.feed_forward.layers[2]):
+                nn.init.zeros_(last.weight)
+
+    def forward(self, tokens: Tensor, caches: list | None = None) -> Tensor:
+        start = len(caches[0]) if caches else 0
+        if tokens.ndim != 2 or not 0 < tokens.shape[1] <= self.T - start:
+            shape = tuple(tokens.shape)
+            raise ValueError(f"GPT: expected tokens (B, 1 to {self.T - start}), got {shape}")
+        x = self.embedding(tokens)  # (B, T', D)
+        if self.positions is not None:
+            x = x + self.positions(torch.arange(start, start + tokens.shape[1], device=x.device))
+        for layer, cache in zip(self.layers, caches or [None] * len(self.layers), strict=True):
+            x = layer(x, cache=cache)  # (B, T', D)
+        return self.head(self.norm(x))  # (B, T', V)
+
+
+# %% [markdown]
+# With the sizes of the smallest GPT-2 it must have that model's number of parameters, to the last one.
+
+# %%
+with torch.device("meta"):
+    gpt2 = GPT(V=50257, T=1024, D=768, H=12, layers=12)
+count = sum(w.numel() for w in gpt2.parameters())
+claim("GPT at GPT-2's sizes: 124,439,808 parameters", count == 124_439_808)
+
+# %% tags=["figure-5.8"]
+plays, endings = shakespeare("train", DEVICE), shakespeare("validation", DEVICE)
+V, CONTEXT = len(plays.characters), 64
+plain = GPT(V, CONTEXT).to(DEVICE)
+names = {"tokens": "tokens", "embedding": "embedding", "positions": "learned positions"}
+names |= {
+    EncoderLayer: "causal layer",
+    Attention: "attention\n4 heads, causal",
+    "head": "fully connected",
+}
+look = {
+    "names": names,
+    "size": 12,
+    "passing": color.gradient,
+    "letters": {64: "T", 128: "D", 512: "4 D", V: "V"},
+}
+fig, axes = plt.subplots(1, 2, figsize=(7, 7.2), width_ratios=[5, 4])
+inputs = plays.codes[None, :CONTEXT], torch.rand(1, CONTEXT, 128, device=DEVICE)
+said = schematic(axes[0], plain, inputs[0], closed=(EncoderLayer,), output="logits", **look)
+said += " A causal layer: "
+said += schematic(axes[1], plain.layers[0], inputs[1], closed=(Attention,), output="signal", **look)
+for ax, title in zip(axes, ("GPT", "a causal layer"), strict=True):
+    ax.set_title(title, loc="center", y=-0.07)
+figure("5.8", "GPT, and one of its layers, as they ran.", said)
+
+# %% [markdown]
+# To write, GPT draws a token from its probabilities, appends it, and goes on. Every new token would send the whole
+# text through the network again, although keys and values of the old tokens never change: the mask keeps the future
+# from them. So they are kept, in a `Cache` for each layer (the *KV cache*). A temperature below 1 makes likely tokens
+# likelier, 0 takes the likeliest; `top_k` lets only the $k$ likeliest be drawn.
+
+
+# %% tags=["export"]
+class Cache:
+    """The keys and values (B, H, S, D / H) of the S positions that one attention layer has read."""
+
+    def __init__(self):
+        self.K = self.V = None
+
+    def __len__(self) -> int:
+        return 0 if self.K is None else self.K.shape[2]
+
+    def update(self, K: Tensor, V: Tensor) -> tuple[Tensor, Tensor]:
+        """Append those of T new positions (B, H, T, D / H), and return all (B, H, S + T, D / H)."""
+        if len(self):
+            K, V = torch.cat([self.K, K], dim=2), torch.cat([self.V, V], dim=2)
+        self.K, self.V = K, V
+        return K, V
+
+
+@torch.no_grad()
+def generate(
+    gpt, tokens, count, temperature=1.0, top_k=None, generator=None, cached=True
+) -> Tensor:
+    """Tokens (B, T) and `count` more, drawn one by one: (B, T + count). Where the context is full, the
+    older half is forgotten. Raises ValueError for an empty prompt, temperature < 0, top_k < 1.
+    """
+    if tokens.ndim != 2 or tokens.shape[1] == 0:
+        raise ValueError(
+            f"generate: expected a prompt (B, T) with T ≥ 1, got {tuple(tokens.shape)}"
+        )
+    if temperature < 0 or (top_k is not None and top_k < 1):
+        raise ValueError(
+            f"generate: expected temperature ≥ 0, top_k ≥ 1, got {temperature}, {top_k}"
+        )
+    begin, caches = max(0, tokens.shape[1] - gpt.T), [Cache() for _ in gpt.layers]
+    fresh = tokens[:, begin:]  # not read yet
+    for _ in range(count):
+        logits = (gpt(fresh, caches) if cached else gpt(tokens[:, begin:]))[:, -1]  # (B, V)
+        if top_k is not None:
+            smallest = logits.topk(min(top_k, logits.shape[1])).values[:, -1:]
+            logits = logits.masked_fill(logits < smallest, -math.inf)
+        if temperature == 0:
+            fresh = logits.argmax(dim=1, keepdim=True)  # (B, 1)
+        else:
+            shares = (logits.double().cpu() / temperature).softmax(dim=1)  # (B, V)
+            fresh = torch.multinomial(shares, 1, generator=generator).to(tokens.device)
+        tokens = torch.cat([tokens, fresh], dim=1)
+        if tokens.shape[1] - begin > gpt.T:
+            begin, caches = tokens.shape[1] - gpt.T // 2, [Cache() for _ in gpt.layers]
+            fresh = tokens[:, begin:]
+    return tokens
+
+
+# %% [markdown]
+# Two things must hold, for the plain GPT and for one with all options: no logit depends on a later token, and the
+# cache changes nothing, whether tokens come one by one or in pieces. The models are shaken first, since zeros would
+# hide mistakes.
+
+# %%
+MODERN = {"norm": nn.RMSNorm, "rotary": 10_000.0, "qk_norm": True}
+chance = seed(3)
+prompt = torch.randint(11, (5, 20), generator=chance).to(DEVICE)  # (B, T)
+changed = torch.cat([prompt[:, :12], (prompt[:, 12:] + 1) % 11], dim=1)
+shaken = {}
+for name, options in (("plain", {}), ("modern", MODERN)):
+    shaken[name] = GPT(11, T=20, D=24, H=3, layers=2, **options).to(**EXACT)
+    for w in shaken[name].parameters():
+        w.data = torch.randn(w.shape, generator=chance).to(w) / 4
+
+# %%
+for name, gpt in shaken.items():
+    logits, later = gpt(prompt), gpt(changed)  # (B, T, V)
+    claim(
+        f"{name}: nothing depends on what comes later",
+        later[:, :12],
+        equals=logits[:, :12],
+        within=1e-10,
+    )
+    caches = [Cache() for _ in gpt.layers]
+    in_pieces = torch.cat([gpt(piece, caches) for piece in prompt.split([7, 1, 12], dim=1)], dim=1)
+    claim(f"{name}: in pieces through the cache", in_pieces, equals=logits, within=1e-10)
+
+# %%
+for name, gpt in shaken.items():
+    both = [generate(gpt, prompt[:, :8], 40, generator=seed(4), cached=c) for c in (True, False)]
+    claim(f"{name}: the same text with the cache and without", both[0], equals=both[1])
+
+# %%
+full, one = copy.deepcopy(plain).cpu(), plays.codes[None, :CONTEXT].cpu()
+without = sum(cost(full, one[:, :t])[1] for t in range(1, CONTEXT + 1))
+caches, with_cache = [Cache() for _ in full.layers], 0
+for t in range(CONTEXT):
+    with_cache += cost(full, one[:, t : t + 1], caches)[1]
+claim(
+    "64 tokens: multiplications without the cache, as a multiple",
+    without / with_cache,
+    at_least=30,
+    at_most=36,
+)
+times = [
+    seconds(lambda c=c: generate(full, one[:, :1], 63, cached=c), repeats=3) for c in (False, True)
+]
+note("64 tokens: time without the cache, as a multiple", f"{times[0] / times[1]:.1f}")
+
+# %% [markdown]
+# The gain in time is far below that in multiplications: a small network spends its time on calling operations, not on
+# computing, and they are called for one token as often as for 64. The larger the network and the longer the text, the
+# nearer the one comes to the other.
+#
+# The text is that of section 3.2, nine plays by Shakespeare and their unseen ends, a token for each character. Three
+# models read it: the counts of runs of five characters and the causal convolution of section 3.2, and a GPT with the
+# newer options. Matrices in its layers are trained by Muon (Jordan and others, 2024), which makes all directions of a
+# step equally long; the rest by AdamW.
+
+
+# %% tags=["export"]
+def gpt_optimizers(gpt: GPT, steps: int) -> tuple[list, list]:
+    """Muon for the matrices in the layers and AdamW for the rest, and their schedules for so many steps."""
+    matrices = [w for w in gpt.layers.parameters() if w.ndim == 2]
+    rest = [w for w in gpt.parameters() if all(w is not m for m in matrices)]
+    optimizers = [torch.optim.Muon(matrices, lr=0.04, weight_decay=0)]
+    optimizers += [torch.optim.AdamW(rest, lr=1e-2, betas=(0.9, 0.95), weight_decay=0)]
+    pace = lambda step: min((step + 1) / 30, 1) * (1 - step / steps)  # noqa: E731  warm up, then decay
+    return optimizers, [LambdaLR(optimizer, pace) for optimizer in optimizers]
+
+
+# %%
+texts, texts_new = windows(plays.codes, CONTEXT), windows(endings.codes, CONTEXT)  # (N, T + 1)
+STEPS = 400
+
+
+def by_position(model: nn.Module, texts: Tensor) -> Tensor:
+    """The mean loss at each position (T,) of windows (N, T + 1)."""
+    found = []
+    with torch.no_grad():
+        for window in texts.split(128):
+            logits, T = model(window[:, :-1]).flatten(0, 1), window.shape[1] - 1  # (B T, V)
+            each = F.cross_entropy(logits, window[:, 1:].flatten(), reduction="none")
+            found.append(each.view(-1, T))
+    return torch.cat(found).mean(0)
+
+
+# %%
+seed(0)
+gpt = GPT(V, CONTEXT, **MODERN).to(DEVICE)
+fresh_loss = by_position(gpt, texts_new[:128]).mean()
+claim("loss of a fresh GPT, over log V", fresh_loss / math.log(V), at_least=0.98, at_most=1.02)
+some = texts[torch.randperm(len(texts), generator=seed(0))[: 16 * STEPS].to(DEVICE)]
+optimizers, schedules = gpt_optimizers(gpt, STEPS)
+history = fit(gpt, batches(some, size=16), next_token_loss, optimizers, 1, schedules, label="GPT")
+
+# %%
+seed(0)
+convolution = CausalNetwork(V).to(DEVICE)
+other = train(convolution, batches(some, size=16), next_token_loss, 1e-2)
+lines = ["".join(plays.characters[c] for c in window) for window in some.tolist()]
+seen = count_runs(
+    "\0".join(lines), 5
+)  # the same characters; no run goes from one window to another
+new, orders = endings.text[:20_000], [1, 2, 3, 4, 5]
+logs = [math.log(likelihood(new[t], new[t - 4 : t], orders, seen, V)) for t in range(4, len(new))]
+loss_at = by_position(gpt, texts_new)  # (T,)
+nats = {
+    "GPT": loss_at.mean().item(),
+    "causal convolution": by_position(convolution, texts_new).mean().item(),
+}
+nats["counts of runs of five"] = -sum(logs) / len(logs)
+
+# %%
+claim("GPT: nats a character on the plays' ends", nats["GPT"], at_most=1.75)
+claim(
+    "GPT behind counting, nats a character",
+    nats["GPT"] - nats["counts of runs of five"],
+    at_least=0.05,
+)
+claim(
+    "GPT ahead of the convolution, nats a character",
+    nats["causal convolution"] - nats["GPT"],
+    at_least=0.02,
+)
+
+# %%
+costs = cost(copy.deepcopy(gpt).cpu(), one), cost(copy.deepcopy(convolution).cpu(), one)
+result = [f"{loss:.2f} nats a character" for loss in nats.values()]
+baseline = result[2] + " by counting"
+summary["GPT"] = (costs[0][0], costs[0][1] // CONTEXT, history.seconds, result[0], baseline)
+summary["causal convolution of 3.2"] = (
+    costs[1][0],
+    costs[1][1] // CONTEXT,
+    other.seconds,
+    result[1],
+    baseline,
+)
+table(
+    ["model", "nats a character of new text"],
+    list(zip(nats, result, strict=True)),
+    varies=["nats a character of new text"],
+)
+
+# %% [markdown]
+# Counting wins. A table learns a run of five characters from seeing it once, while each step of gradient descent
+# changes a bit of everything. But tables do not grow well: they cannot see that "king" and "queen" are alike, nor look
+# back by a paragraph, and longer runs hardly ever return. The network goes on improving with data, parameters and
+# time (section 3.7), and where language models work today no table follows. In the figure is the loss by position,
+# also beyond the context: rotary positions let the network run there, with the limit lifted, but it never learned what
+# such distances mean.
+
+# %%
+longer = copy.deepcopy(gpt)
+longer.T = 2 * CONTEXT
+loss_beyond = by_position(longer, windows(endings.codes[:54_000], 2 * CONTEXT))  # (2 T,)
+late, after = loss_at[32:].mean(), loss_beyond[96:].mean()
+claim("beyond its context GPT gets worse, nats a character", after - late, at_least=0.05)
+
+# %%
+groups = [1, 1, 2, 4] + [8] * 15  # means over so many positions
+by_group = [part.mean().item() for part in loss_beyond.split(groups)]
+at = [part.mean().item() for part in torch.arange(1.0, 129).split(groups)]
+fig, (left, right) = plt.subplots(1, 2, figsize=(8.5, 3.3), sharey=True)
+for run, name, shade in ((history, "GPT", color.train), (other, "convolution", color.input)):
+    left.plot(range(5, STEPS, 10), torch.tensor(run.steps).view(-1, 10).mean(1), color=shade)
+    left.text(STEPS + 5, run.steps[-1], name, color=shade, va="center")
+left.set(xlabel="step", ylabel="nats a character", ylim=(1.3, 3.3), xlim=(0, 520))
+right.plot(at, by_group, "o-", color=color.test, ms=3)
+right.text(8, 2.25, "GPT on new text", color=color.test)
+right.axvline(CONTEXT, color=color.quiet, lw=1)
+right.text(66, 2.9, "longer than\nit was trained for", color="#777777")
+right.axhline(nats["counts of runs of five"], color=color.weights, lw=1)
+right.text(128, nats["counts of runs of five"] - 0.11, "counts", color=color.weights, ha="right")
+right.set(xlabel="position", xticks=[1, 16, 32, 64, 96, 128])
+said = "Left, both losses fall. Right, the loss on new text is "
+said += f"{late:.2f} late in the context and {after:.2f} far beyond it."
+figure("5.3d", "Loss in training, and on new text by position.", said, held="trained")
+
+# %% [markdown]
+# Nobody has ever written the next passage. (Your machine may draw other characters.)
+
+# %%
+opening = torch.tensor([[plays.characters.index(c) for c in "The king "]], device=DEVICE)  # (1, T)
+written = generate(gpt, opening, 300, temperature=0.7, generator=seed(7))[0].tolist()
+note("GPT writes", "".join(plays.characters[code] for code in written).replace("\n", " / "))
+
+# %% [markdown]
+# Choose how much of a line it has read. Above the line stands what a head looks at from the last character, below what
+# may come next, the right character in pink. Most heads of the first layer look at the last few characters, each in
+# its own way. Then lower the temperature.
+
+# %%
+LINE, SIGNS = "Life's but a walking shadow; a poor player,", "abcdefghijklmnopqrstuvwxyz ,.'\n"
+codes = torch.tensor([plays.characters.index(c) for c in LINE])  # (T,)
+sign_codes = torch.tensor([plays.characters.index(c) for c in SIGNS])  # (31,)
+reader = copy.deepcopy(gpt).cpu()
+with torch.no_grad():
+    expected = reader(codes[None])[0]  # (T, V)
+looks = list(attention_maps(reader, codes[None]).values())  # a map (1, H, T, T) for each layer
+
+
+# %%
+def scene(fig):
+    """Above, bars over a line of a play: the scores of one head. Below, a bar for each next character."""
+    above, below = fig.subplots(2, 1)
+    scores = above.bar(range(len(LINE)), [0] * len(LINE), color=color.input)
+    above.set_xticks(range(len(LINE)), LINE.replace(" ", "␣"))
+    above.tick_params(axis="x", length=0)
+    unread = above.axvspan(0, len(LINE), fc="white", alpha=0.8, zorder=4)
+    above.set(ylim=(0, 1), ylabel="score", yticks=[0, 1], xlim=(-1, len(LINE)))
+    bars = below.bar(range(len(SIGNS)), [0] * len(SIGNS), color=color.model)
+    below.set(ylim=(0, 1), ylabel="probability", yticks=[0, 1], xlim=(-0.7, len(SIGNS) - 0.3))
+    below.set_xticks(range(31), [*SIGNS[:26], "␣", *SIGNS[27:30], "↵"])
+    below.tick_params(axis="x", length=0)
+
+    def update(characters_read, layer, head, temperature):
+        last, right = characters_read - 1, LINE[characters_read]
+        for bar, score in zip(scores, looks[layer - 1][0, head - 1, last].tolist(), strict=True):
+            bar.set_height(score)
+        unread.set_x(last + 0.5)
+        shares = (expected[last] / temperature).softmax(0)  # (V,)
+        for bar, sign, share in zip(bars, SIGNS, shares[sign_codes].tolist(), strict=True):
+            bar.set_height(share)
+            bar.set_color(color.weights if sign == right else color.model)
+        return f"after {LINE[:characters_read]!r}, {right!r} has the probability {shares[codes[last + 1]]:.2f}"
+
+    return update
+
+
+# %%
+knobs = {"characters_read": slider(1, 42, 19), "layer": slider(1, 2, 1), "head": slider(1, 4, 1)}
+caption = "Where GPT looks, and what it expects next."
+explore(
+    scene,
+    "5.3e",
+    caption,
+    (8.5, 3.6),
+    held="trained",
+    **knobs,
+    temperature=slider(0.2, 2.0, 1.0, 0.1),
+)
+
+# %% [markdown]
+# **Exercise.** How large is the cache of a GPT that has read $T$ tokens, in bytes? (The largest GPT-3, 96 layers of
+# width 12,288 at 2 bytes a number, fills almost 10 GB with its 2,048 tokens.)
+
+
+# %% tags=["exercise"]
+def cache_size(layers: int, D: int, T: int, bytes_each: int = 4) -> int:
+    """The bytes in the caches of a GPT that has read T tokens."""
+    raise NotImplementedError
+
+
+def measured(layers: int, D: int, T: int) -> int:
+    """The bytes in the caches of a GPT that has really read T tokens."""
+    network, caches = (
+        GPT(5, T, D=D, H=2, layers=layers).to(DEVICE),
+        [Cache() for _ in range(layers)],
+    )
+    network(torch.zeros(1, T, dtype=torch.int64, device=DEVICE), caches)
+    return sum(4 * (cache.K.numel() + cache.V.numel()) for cache in caches)
+
+
+check(
+    cache_size,
+    ("3 layers of width 8, after 10 tokens", lambda g: (g(3, 8, 10), measured(3, 8, 10))),
+    ("1 layer of width 6, after 7 tokens", lambda g: (g(1, 6, 7), measured(1, 6, 7))),
+    ("2 bytes a number are half of it", lambda g: (g(2, 4, 5, 2), measured(2, 4, 5) // 2)),
+)
+
+
+# %% tags=["solution", "hide-input"]
+def cache_size(layers: int, D: int, T: int, bytes_each: int = 4) -> int:
+    """A key and a value of D numbers for every layer and token; the heads share the D channels."""
+    return 2 * layers * D * T * bytes_each
+
+
+# %% [markdown]
+# ### The Vision Transformer
+#
+# An attention layer takes a set of vectors and does not ask where they come from. The **Vision Transformer**, or ViT
+# (Dosovitskiy and others, 2021), cuts an image into square patches, turns each into a vector by one fully connected
+# layer, and goes on as with words. Learned positions are added. One vector is to describe the whole image, so a
+# further token stands in front, learned and the same for all images: the **CLS token** (for "class"). Layer after
+# layer it attends to the patches, and the head reads what it has gathered.
+
+
+# %% tags=["export"]
+def patchify(images: Tensor, patch: int) -> Tensor:
+    """The square patches of images (B, C, H, W), row by row, each as a vector: (B, M, C patch²)."""
+    return F.unfold(images, patch, stride=patch).mT  # (B, M, C patch²)
+
+
+class ViT(nn.Module):
+    """A Vision Transformer: images (B, channels, size, size) to logits (B, classes) (book, 5.3).
+
+    D: channels of a token; H: heads; hidden: units of the feed-forward blocks.
+    """
+
+    def __init__(self, size=28, patch=7, D=64, H=4, layers=3, hidden=128, channels=1, classes=10):
+        super().__init__()
+        if size % patch:
+            raise ValueError(f"ViT: expected size to be a multiple of patch, got {size}, {patch}")
+        self.shape, self.patch, M = (channels, size, size), patch, (size // patch) ** 2
+        self.embedding = nn.Linear(channels * patch**2, D)
+        self.cls = nn.Parameter(torch.zeros(1, 1, D))
+        self.positions = nn.Parameter(0.02 * torch.randn(M + 1, D))
+        self.encoder = TransformerEncoder(D, H, layers, hidden)
+        self.head = nn.Linear(D, classes)
+
+    def features(self, x: Tensor) -> Tensor:
+        """The vector of the CLS token after all layers: (B, D)."""
+        if x.shape[1:] != self.shape:
+            raise ValueError(f"ViT: expected images (B, *{self.shape}), got {tuple(x.shape)}")
+        E = self.embedding(patchify(x, self.patch))  # (B, M, D)
+        E = torch.cat([self.cls.expand(len(x), -1, -1), E], dim=1) + self.positions  # (B, 1 + M, D)
+        return self.encoder(E)[:, 0]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.features(x))  # (B, classes)
+
+
+# %%
+digits, labels = mnist("train", DEVICE)  # (8000, 1, 28, 28), (8000,)
+digits_new, labels_new = mnist("test", DEVICE)  # (2000, 1, 28, 28), (2000,)
+weights = torch.randn(64, 49, generator=seed(0)).to(**EXACT)
+by_patches = patchify(digits[:5].to(**EXACT), 7) @ weights.mT  # (5, 16, 64)
+strided = F.conv2d(
+    digits[:5].to(**EXACT), weights.unflatten(1, (1, 7, 7)), stride=7
+)  # (5, 64, 4, 4)
+claim("patches, and a strided convolution", by_patches, equals=strided.flatten(2).mT, within=1e-9)
+
+# %% tags=["figure-5.9"]
+names = {"x": "image", "cls": "CLS", EncoderLayer: "layer", "head": "fully connected"}
+fig, ax = plt.subplots(figsize=(5, 7))
+look = {"closed": (EncoderLayer,), "names": names, "output": "logits"}
+said = schematic(ax, ViT().to(DEVICE).eval(), digits_new[:1], **look)
+figure("5.9", "A Vision Transformer, as it ran on one digit.", said)
+
+# %% [markdown]
+# What does it know about images? Deal out the patches in another order, the same for all images, as a bad jigsaw
+# would, and shuffle the learned positions along: the logits are the same. Attention sees a set. Since the positions
+# start at random, training on jigsaws is therefore the same game as training on images: that neighbouring patches
+# belong together it has to learn. A convolution has it built in, an *inductive bias* (section 1.3).
+
+# %%
+shuffle = torch.randperm(16, generator=seed(3)).to(DEVICE)
+five = digits[:5].to(**EXACT)
+
+
+def jigsaw(images: Tensor) -> Tensor:
+    """Images (B, 1, 28, 28) with their 16 patches in another order."""
+    columns = F.unfold(images, 7, stride=7)[:, :, shuffle]  # (B, 49, 16)
+    return F.fold(columns, (28, 28), 7, stride=7)  # (B, 1, 28, 28)
+
+
+def three_steps(model: nn.Module, images: Tensor) -> Tensor:
+    """The logits (5, 10) of a model after three steps of gradient descent on five images."""
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for _ in range(3):
+        optimizer.zero_grad()
+        classification_loss(model, images, labels[:5]).backward()
+        optimizer.step()
+    return model(images).detach()
+
+
+# %%
+seed(0)
+vit = ViT().to(**EXACT)
+along, bag = copy.deepcopy(vit), copy.deepcopy(vit)
+along.positions.data[1:] = vit.positions.data[1:][shuffle]
+bag.positions.data[1:] = 0
+claim(
+    "patches and positions shuffled: the same logits",
+    along(jigsaw(five)),
+    equals=vit(five),
+    within=1e-9,
+)
+claim("no positions: a bag of patches", bag(jigsaw(five)), equals=bag(five), within=1e-9)
+after = three_steps(along, jigsaw(five)), three_steps(vit, five)  # (5, 10) each
+claim("trained on jigsaws: the same logits", after[0], equals=after[1], within=1e-9)
+
+# %% [markdown]
+# What does that cost? A Vision Transformer and a small residual network get the same digits, changed by `augment`, in
+# the same order.
+
+# %%
+from lbdl.chapters.ch05 import ResNet  # section 5.2's: sections stand alone
+
+chance = seed(1)
+
+
+def augmented_loss(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    """The cross-entropy on digits that are slightly turned, sheared, resized and shifted."""
+    return classification_loss(model, augment(x, chance, 0.6), y)
+
+
+seed(0)
+vit, resnet = ViT().to(DEVICE), ResNet((2, 2), 10, channels=1, width=16).to(DEVICE)
+for name, network, rate in (("ViT", vit, 3e-3), ("small ResNet", resnet, 5e-3)):
+    run = train(network, batches(digits, labels, size=64), augmented_loss, rate, epochs=8)
+    right = accuracy(network, digits_new, labels_new)
+    result = f"{100 * right:.1f} % of new digits"
+    summary[name] = (*cost(network, digits_new[:1]), run.seconds, result, "a perceptron: 5.2")
+    claim(f"{name}: accuracy on digits never seen", right, at_least={"ViT": 0.95}.get(name, 0.97))
+
+# %%
+shifts = range(7)
+curves = {}
+for name, network in (("ViT", vit), ("ResNet", resnet)):
+    moved = [F.pad(digits_new[:500], (s, -s, 0, 0)) for s in shifts]
+    curves[name] = [accuracy(network, x, labels_new[:500]) for x in moved]
+fig, ax = plt.subplots(figsize=(6.5, 2.8))
+for (name, curve), shade in zip(curves.items(), (color.model, color.gradient), strict=True):
+    ax.plot(shifts, curve, "o-", color=shade)
+    ax.text(6.15, curve[-1], name, color=shade, va="center")
+ax.set(xlabel="pixels by which digits are moved", ylabel="accuracy", ylim=(0, 1.02), xlim=(0, 7))
+said = "; ".join(
+    f"{n}: {c[0]:.2f} in place, {c[4]:.2f} moved by four pixels" for n, c in curves.items()
+)
+figure("5.3f", "Digits moved to the right, and who still reads them.", said, held="trained")
+ahead = curves["ResNet"][4] - curves["ViT"][4]
+claim("moved by four pixels: ResNet ahead of ViT by", ahead, at_least=0.05)
+
+# %% [markdown]
+# Move a digit. On the left are the scores with which CLS attends to the patches, the mean over heads; on the right
+# what both networks say. When the strokes fall into other patches, the Vision Transformer meets what it has rarely
+# seen.
+
+# %%
+of_each = [(labels_new == digit).nonzero()[0].item() for digit in range(10)]
+ten = digits_new[of_each].cpu()  # (10, 1, 28, 28)
+readers = [copy.deepcopy(network).cpu().eval() for network in (vit, resnet)]
+
+
+def scene(fig):
+    """A digit, the scores of CLS for its patches, and the probabilities of two networks as bars."""
+    axes = fig.subplots(1, 3, width_ratios=[1, 1, 1.6])
+    picture = axes[0].imshow(ten[0, 0], cmap="gray_r", vmin=0, vmax=1)
+    sheet = axes[1].imshow(torch.zeros(4, 4), cmap="Blues", vmin=0, vmax=0.3)
+    at, bars = torch.arange(10), []
+    for k, (name, shade) in enumerate((("ViT", color.model), ("ResNet", color.gradient))):
+        bars.append(axes[2].bar(at + 0.4 * k - 0.2, [0] * 10, width=0.4, color=shade, label=name))
+    axes[2].set(ylim=(0, 1.05), yticks=[0, 1], xticks=range(10), title="probability")
+    axes[2].legend(loc="upper right")
+    for ax, title in zip(axes[:2], ("the digit", "CLS attends to"), strict=True):
+        ax.set(xticks=[], yticks=[], title=title)
+
+    def update(digit, right, down, layer):
+        x = F.pad(ten[digit : digit + 1], (right, -right, down, -down))
+        scores = list(attention_maps(readers[0], x).values())[layer - 1]  # (1, H, 17, 17)
+        picture.set_data(x[0, 0])
+        sheet.set_data(scores[0, :, 0, 1:].mean(0).view(4, 4))
+        answers = []
+        for reader, rows in zip(readers, bars, strict=True):
+            with torch.no_grad():
+                shares = reader(x).softmax(1)[0].tolist()
+            answers.append(shares.index(max(shares)))
+            for bar, share in zip(rows, shares, strict=True):
+                bar.set_height(share)
+        return f"a {digit}: ViT reads {answers[0]}, ResNet {answers[1]}"
+
+    return update
+
+
+# %%
+knobs = {"right": slider(-8, 8, 0), "down": slider(-8, 8, 0), "layer": slider(1, 3, 3)}
+caption = "A digit moved, read by a Vision Transformer and a residual network."
+explore(scene, "5.3g", caption, (8.5, 2.6), held="trained", digit=slider(0, 9, 3), **knobs)
+
+# %% [markdown]
+# **Exercise.** Write the way back from patches to images.
+
+
+# %% tags=["exercise"]
+def unpatchify(patches: Tensor, C: int, H: int, W: int, patch: int) -> Tensor:
+    """The images (B, C, H, W) that patchify has cut into patches (B, M, C patch²)."""
+    raise NotImplementedError
+
+
+pictures = torch.rand(2, 3, 8, 12, generator=seed(9))
+check(
+    unpatchify,
+    (
+        "one patch is the image",
+        lambda g: (g(patchify(pictures[..., :8], 8), 3, 8, 8, 8), pictures[..., :8]),
+    ),
+    ("six patches of 4 × 4", lambda g: (g(patchify(pictures, 4), 3, 8, 12, 4), pictures)),
+    ("24 patches of 2 × 2", lambda g: (g(patchify(pictures, 2), 3, 8, 12, 2), pictures)),
+)
+
+
+# %% tags=["solution", "hide-input"]
+def unpatchify(patches: Tensor, C: int, H: int, W: int, patch: int) -> Tensor:
+    """Split both dimensions, bring rows to rows and columns to columns, and join them."""
+    grid = patches.unflatten(2, (C, patch, patch)).unflatten(1, (H // patch, W // patch))
+    return grid.permute(0, 3, 1, 4, 2, 5).reshape(len(patches), C, H, W)
