@@ -30,7 +30,7 @@ def no_claims_before():
         (0.15, {"at_least": 0.1, "at_most": 0.2}),
         (2, {"at_least": 2, "at_most": 2}),  # bars are inclusive
         (torch.ones(3), {"equals": torch.ones(3)}),
-        (torch.zeros(3).double(), {"equals": torch.full((3,), 1e-6).double(), "within": 1e-6}),
+        (torch.zeros(3).double(), {"equals": torch.full((3,), 1e-6, dtype=torch.double), "within": 1e-6}),
         (torch.tensor([0.0, -math.inf]), {"equals": torch.tensor([0.0, -math.inf])}),
         (torch.ones(2, requires_grad=True), {"equals": [1.0, 1.0]}),
         (True, {}),

@@ -60,6 +60,12 @@ def test_a_solution_is_right_and_a_wrong_answer_is_told_by_the_first_check_that_
     problem = "✗ square: not yet. the square of -2 is 4: expected 4, got -6"
     assert answer(capsys, square, SQUARE_OF_3, SQUARE_OF_2) == ("not yet", problem)
 
+    def square(x):
+        return 2 * x
+
+    problem = "✗ square: not yet. the square of 3 is 9: expected 9, got 6"
+    assert answer(capsys, square, SQUARE_OF_3, SQUARE_OF_2) == ("not yet", problem)
+
 
 @pytest.mark.parametrize(
     "got, expected, told",

@@ -54,50 +54,33 @@ def in_team(folder):
     (Path(folder) / f"{rank}.json").write_text(json.dumps(report))
 
 
-@pytest.fixture(scope="module")
-def team(tmp_path_factory):
+@pytest.fixture
+def team(tmp_path):
     """The reports of two processes that torchrun started; nothing is reached but this machine."""
-    folder = tmp_path_factory.mktemp("team")
     run = [sys.executable, "-m", "torch.distributed.run", "--nnodes=1", "--nproc-per-node=2"]
     meet = ["--rdzv-backend=c10d", "--rdzv-endpoint=127.0.0.1:0", "--local-addr=127.0.0.1"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "LBDL_PROGRESS": "0"}
-    script = ["-m", "tests.prove.test_team", str(folder)]
+    script = ["-m", "tests.prove.test_team", str(tmp_path)]
     done = subprocess.run(
         [*run, *meet, *script], cwd=ROOT, env=environment, timeout=120, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
-    reports = [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)]
-    return [{"left": (folder / f"{rank}.left").read_text(), **report} for rank, report in enumerate(reports)]
+    reports = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2)]
+    return [{"left": (tmp_path / f"{rank}.left").read_text(), **report} for rank, report in enumerate(reports)]
 
 
-def test_two_processes_take_the_steps_of_one(team):
+def test_two_processes_take_the_steps_of_one_and_the_first_decides(team):
     model, history = train_in_team(0)
-    for member in team:
-        assert member["weights"] == pytest.approx(weights(model).tolist(), abs=1e-6)
-        assert member["history"]["steps"] == pytest.approx(history.steps, abs=1e-6)
-
-
-def test_both_processes_end_with_the_same_weights_and_history(team):
     first, second = team
-    assert first["weights"] == second["weights"]
-    assert first["history"] == second["history"]
-
-
-def test_the_first_process_decides_for_all(team):
-    for member in team:
-        assert set(member["history"]["metrics"]["rank"]) == {0.0}
-        assert member["history"]["best_epoch"] == 2
-        assert len(member["history"]["epochs"]) == 5  # the patience of the first process
-
-
-def test_a_batch_smaller_than_the_team_is_refused_by_all(team):
+    assert first["weights"] == second["weights"] and first["history"] == second["history"]
+    assert first["weights"] == pytest.approx(weights(model).tolist(), abs=1e-6)
+    assert first["history"]["steps"] == pytest.approx(history.steps, abs=1e-6)
+    assert set(first["history"]["metrics"]["rank"]) == {0.0}
+    assert first["history"]["best_epoch"] == 2
+    assert len(first["history"]["epochs"]) == 5  # the patience of the first process
     for member in team:
         assert member["error"] == "fit: a batch of 1 cannot be shared by 2 processes: use larger batches"
-
-
-def test_a_process_leaves_its_team_before_it_ends(team):
-    """Otherwise gloo's threads abort one in some hundred: they let go of a tensor when the interpreter is gone."""
-    for member in team:
+        # Otherwise gloo's threads abort one in some hundred: they let go of a tensor when the interpreter is gone.
         assert member["left"] == "True"
 
 
