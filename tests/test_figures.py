@@ -12,7 +12,6 @@ from matplotlib.colors import is_color_like, to_rgb
 from PIL import Image
 
 from lbdl import color, data, figure, figures, log_scale, use_style
-from tests.compare import differences
 
 
 @pytest.fixture(autouse=True)
@@ -133,21 +132,6 @@ def test_the_caption_follows_as_text_and_the_description_can_be_unfolded(display
     assert caption["text/plain"] == "Figure 3.2. If x < y & z"
     assert "<b>Figure 3.2.</b> If x &lt; y &amp; z" in caption["text/html"]
     assert "x is 1 &lt; 2</details>" in caption["text/html"]
-
-
-def as_outputs(displayed):
-    """What was displayed, in the form in which notebooks store it, without the pictures."""
-    forms = [({k: v for k, v in forms.items() if k != "image/png"}, metadata) for forms, metadata in displayed]
-    return [{"output_type": "display_data", "data": data, "metadata": metadata} for data, metadata in forms]
-
-
-@pytest.mark.parametrize("held, agree", [("measured", True), ("trained", True), ("exact", False)])
-def test_an_exact_figure_may_not_change_the_numbers_of_its_description(displayed, held, agree):
-    for milliseconds in (3.1, 4.7):
-        small()
-        figure("2.1", "Times.", f"One step took {milliseconds} ms.", held=held)
-    first, second = as_outputs(displayed[:2]), as_outputs(displayed[2:])
-    assert (differences(first, second) == []) is agree
 
 
 def test_the_given_figure_is_taken_else_the_current_one_and_closed(displayed):

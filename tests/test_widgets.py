@@ -46,17 +46,24 @@ def test_a_control_refuses_what_makes_no_sense(make, arguments, kind, words):
 
 
 @pytest.mark.parametrize(
-    "control, kind",
+    "control, kind, step",
     [
-        (slider(1, 9, 3), int),
-        (slider(1, 9, 3, step=2), int),
-        (slider(0.0, 1, 0.5), float),
-        (slider(1, 9, 3, step=0.5), float),
-        (slider(1, 100, 10, log=True), float),
+        (slider(1, 9, 3), int, 1),
+        (slider(1, 9, 3, step=2), int, 2),
+        (slider(1, 9, 3, step=0.5), float, 0.5),
+        (slider(1, 100, 10, log=True), float, 0.05),
+        (slider(0.1, 10, 1, step=0.2, log=True), float, 0.2),
+        (slider(0.0, 1, 0), float, 0.01),
+        (slider(0.0, 5.0, 0.0), float, 0.05),
+        (slider(-1.0, 1.0, -1.0), float, 0.02),
+        (slider(0.0, 7.0, 0.0), float, 0.05),
+        (slider(0.0, 0.3, 0.0), float, 0.002),
+        (slider(0.0, 1000.0, 0.0), float, 10),
     ],
 )
-def test_a_slider_gives_whole_numbers_only_if_all_its_numbers_are_whole(control, kind):
-    assert type(control.make().value) is kind
+def test_a_slider_is_whole_only_if_all_its_numbers_are_and_makes_a_hundred_round_steps_or_more(control, kind, step):
+    knob = control.make()
+    assert type(knob.value) is kind and knob.step == pytest.approx(step)
 
 
 @pytest.mark.parametrize(
@@ -95,19 +102,6 @@ def test_a_control_starts_at_its_value_and_takes_each_of_its_samples(control):
 )
 def test_the_samples_of_a_slider_are_its_ends_and_its_middle_and_of_others_all(control, samples):
     assert control.samples == pytest.approx(samples)
-
-
-@pytest.mark.parametrize(
-    "low, high, step", [(0, 1, 0.01), (0, 5, 0.05), (-1, 1, 0.02), (0, 7, 0.05), (0, 0.3, 0.002), (0, 1000, 10)]
-)
-def test_the_step_is_by_default_a_round_number_that_makes_a_hundred_steps_or_more(low, high, step):
-    assert slider(float(low), float(high), float(low)).make().step == pytest.approx(step)
-
-
-def test_a_step_that_is_given_is_taken_over():
-    assert slider(0.0, 5.0, 1.0, step=0.5).make().step == 0.5
-    assert slider(0, 5, 1).make().step == 1
-    assert slider(0.1, 10, 1, step=0.2, log=True).make().step == 0.2
 
 
 def test_by_default_a_choice_starts_at_the_first_option_and_a_toggle_is_off():
@@ -612,21 +606,15 @@ def scene(fig):
 """
 
 
-def test_a_picture_keeps_the_names_of_its_section_when_later_cells_change_them(displayed):
-    names = {}
-    exec(NOTEBOOK, names)
-    explore(names["scene"], "3.1", "caption", SIZE, a=slider(1, 5, 2))
-    names.update(height=100, curve=None)
-    (explorer,) = widgets.shown
-    canvas = Canvas(explorer.scene, SIZE, DPI, {"a": 1})  # as the first move makes it
-    assert canvas.words == "up to 0.5"
-    canvas.draw({"a": 4})
-    assert canvas.words == "up to 2.0"
-
-
-def test_a_scene_sees_names_that_were_changed_before_it_is_shown(displayed):
+def test_a_picture_keeps_the_names_of_the_moment_it_was_shown_when_later_cells_change_them(displayed):
     names = {}
     exec(NOTEBOOK, names)
     names["height"] = 2
     explore(names["scene"], "3.1", "caption", SIZE, a=slider(1, 5, 2))
-    assert widgets.shown[0].sharp.words == "up to 4"
+    names.update(height=100, curve=None)
+    (explorer,) = widgets.shown
+    assert explorer.sharp.words == "up to 4"
+    canvas = Canvas(explorer.scene, SIZE, DPI, {"a": 1})  # as the first move makes it
+    assert canvas.words == "up to 2"
+    canvas.draw({"a": 4})
+    assert canvas.words == "up to 8"
