@@ -1,19 +1,27 @@
 # %% [markdown]
 # ## 5.1 Multi-Layer Perceptrons
 #
-# The simplest deep architecture is a pile of fully connected layers with activation functions between them, a
-# **multi-layer perceptron**, or MLP. The perceptron of Rosenblatt (1958) had a single layer that learned; the word
-# stayed. Every layer but the last is a **hidden layer**: its units are neither given by the data nor compared with an
-# answer, so training alone decides what they stand for.
+# Can a network tell from the *meaning* of a word whether it ends in an s? And how much can a network express at all,
+# if somebody gives it the right weights? Both questions can be asked of the simplest deep architecture, a pile of
+# fully connected layers with activation functions between them: a **multi-layer perceptron**, or MLP. The perceptron
+# of Rosenblatt (1958) had a single layer that learned; the word stayed. Every layer but the last is a **hidden
+# layer**: its numbers, the *hidden units*, are neither given by the data nor compared with an answer. Nobody says
+# what they should stand for. Training finds a use for them.
 #
-# The task fixes the two ends, as many inputs as an example has numbers and as many outputs as there are answers. The
-# number of hidden layers and their widths are hyper-parameters. Here 50 numbers go in, and two come out.
+# The task fixes the two ends, as many inputs as an example has numbers and as many outputs as there are answers. What
+# lies between is ours to choose: how many hidden layers, and how wide each of them, are hyper-parameters. Layers that
+# get narrower towards the end, as here, make the network say with fewer and fewer numbers what it has found. In
+# PyTorch an MLP is a list of modules in the order in which the signal meets them.
 
 # %%
 seed(0)
 layers = [nn.Linear(50, 25), nn.ReLU(), nn.Linear(25, 10), nn.ReLU(), nn.Linear(10, 2)]
 mlp = nn.Sequential(*layers).to(DEVICE)
 samples = torch.randn(8, 50, generator=seed(1)).to(DEVICE)  # (B, 50)
+
+# %% [markdown]
+# Figures of networks are drawn in this chapter by running them. This one ran on a batch of eight, the $B$ in every
+# shape: each sample goes its own way, and no layer mixes them.
 
 # %% tags=["figure-5.1"]
 fig, ax = plt.subplots(figsize=(2.6, 4.6))
@@ -22,8 +30,9 @@ said = schematic(ax, mlp, samples, **look)
 figure("5.1", "A multi-layer perceptron with two hidden layers, as it ran.", said)
 
 # %% [markdown]
-# Each unit has one weight for every number that comes in, and a bias. What the module computes is three affine maps
-# with a ReLU after the first two.
+# Each unit has one weight for every number that comes in, and a bias. So the first layer has 25 · 51 parameters, the
+# second 10 · 26, the last 2 · 11, and each weight makes one multiplication for each sample. What the module computes
+# is three affine maps with a ReLU after the first two, and nothing else; by hand it is three lines.
 
 # %%
 counted = cost(mlp, samples)
@@ -40,14 +49,17 @@ claim("the MLP by hand", in_64_bits, equals=h2 @ W3.mT + b3, within=1e-12)
 # %% [markdown]
 # Vectors of 50 numbers are at hand: the GloVe vectors of section 4.9, one for each of 20,000 English words, learned
 # from which words stand near which. They were not told how words are spelled. Can a network tell from them whether a
-# word is bare, like *year*, or has an s added, like *years*? The examples are all pairs of such words in the list;
-# every fifth pair is kept for the test, so half of the answers are "bare".
+# word is bare, like *year* and *run*, or has an s added, like *years* and *runs*? The examples are all pairs of such
+# words in the list. The rule is blunt, as it takes *news* for several *new*, but nobody's taste is in it. Both words
+# of a pair go to the same side of the split, every fifth pair to the test. So the network cannot profit from having
+# seen *year* when it is asked about *years*, and half of the answers are "bare": guessing gets 0.5.
 
 # %%
 vectors = glove(DEVICE)
 place = {word: i for i, word in enumerate(vectors.words)}
 bare = [w for w in place if len(w) > 2 and w.isalpha() and w + "s" in place]
-bare = [w for w in bare if not (w.endswith("s") and w[:-1] in bare)]  # "princes" has two readings
+plural = {w + "s" for w in bare}
+bare = [w for w in bare if w not in plural]  # "princes" would be in two pairs
 pairs = torch.tensor([[place[w], place[w + "s"]] for w in bare], device=DEVICE)  # (P, 2)
 is_test = torch.arange(len(pairs)) % 5 == 4
 
@@ -57,7 +69,8 @@ y, y_new = ((torch.arange(len(words)) % 2).to(DEVICE) for words in (x, x_new))  
 print(f"{len(x):,} words to train, {len(x_new):,} to test")
 
 # %% [markdown]
-# Beside the MLP we train its baseline, one affine map, in the same way: ten times through the words.
+# Beside the MLP we train its baseline in the same way: one affine map, which is all that three layers without
+# activations could be (section 4.1). Both go ten times through the words, with the cross-entropy of section 3.1.
 
 # %%
 seed(0)
@@ -73,16 +86,28 @@ results = [f"{100 * right[name]:.1f} % of new words" for name in ("MLP", "affine
 summary["MLP 50-25-10-2"] = (*cost(mlp, samples[:1]), history.seconds, results[0], results[1])
 
 # %% [markdown]
-# One direction in 50 dimensions thus separates most bare words from those with an s, and the hidden layers add a few
-# points: a plural noun and a verb in the third person are different moves, and one direction has to serve both.
+# The affine map is right for more than four words in five, which says that one direction in these 50 dimensions
+# points from bare words to those with an s. The hidden layers add several points. A likely reason: an s makes a noun
+# plural and a verb third person, two different moves, and one direction has to serve both. Spelling was not in the
+# data, but what an s does to the company of a word was.
+#
+# Two things in this small experiment are worth keeping. The baseline was trained in the same way, on the same data and
+# for as long; else the difference would say little. And the test words had no part in the training, not even through
+# the other word of their pair. Most wrong results in machine learning come from a baseline that got less care, or from
+# a test that is not quite separate.
 #
 # ### Universal approximation
 #
 # How much can an MLP express? With one hidden layer of enough units, every continuous function on a closed and bounded
 # region, to any accuracy. That is the **universal approximation theorem** (Cybenko, 1989, and Hornik, Stinchcombe and
-# White, 1989, for sigmoids; Leshno and others, 1993, for every continuous activation that is not a polynomial). For
-# functions of one number we can prove it by computing the weights. The curve is six thousandths of a second of a man
-# saying "five": the recording has 48 values for them, and its Fourier transform gives the values in between.
+# White, 1989, for sigmoids; Leshno and others, 1993, for every continuous activation that is not a polynomial). Both
+# conditions matter. A sum of continuous units can only imitate a jump by a steep slope, and is wrong near it by half
+# of its height. And outside the region nothing is promised: beyond its last bend a network of ReLUs is a straight
+# line for ever.
+#
+# For functions of one number we can prove the theorem by computing the weights, without any training. We take a curve
+# that nobody made up for the purpose: six thousandths of a second of a man saying "five". The recording has 48 values
+# for them. A loudspeaker makes a smooth curve of such values, and the Fourier transform does the same with numbers.
 
 # %%
 human = speech("human", DEVICE)
@@ -111,13 +136,17 @@ def one_hidden(w: Tensor, b: Tensor, activation: nn.Module, v: Tensor, c: Tensor
 
 
 # %% [markdown]
-# A sigmoid of large weight is nearly a step, so $n$ of them make a staircase of $n + 1$ plateaus, each as high as the
-# curve at its middle. On a plateau one is nowhere further than $\frac{1}{2(n + 1)}$ from its middle; a curve of slope
-# at most $L$ is then at most $\frac{L}{2(n + 1)}$ away. For an error of $\varepsilon$, $n + 1 \ge
-# \frac{L}{2 \varepsilon}$ is enough, and the proof is done.
+# A network of one hidden layer is $c + \sum_i v_i\, \sigma(w_i t + b_i)$, and `one_hidden` makes one of given numbers.
 #
-# A ReLU is a bend. With the weights 1 and a bend at each of $n$ equally spaced knots, weighted by the *change of
-# slope* there, the sum is the broken line through the curve at all knots.
+# First with sigmoids. A sigmoid of large weight is nearly a step, so $n$ of them make a staircase of $n + 1$ plateaus.
+# Each shall be as high as the curve at its middle, so a step must rise by the difference of two neighbours. On a
+# plateau one is nowhere further than $\frac{1}{2(n + 1)}$ from its middle; a curve of slope at most $L$ is then at
+# most $\frac{L}{2(n + 1)}$ away. For an error of $\varepsilon$, $n + 1 \ge \frac{L}{2 \varepsilon}$ units are
+# enough, and the proof is done.
+#
+# Then with ReLUs. One alone is a bend: flat, then rising. Let every unit have the weight 1 and start to rise at one of
+# $n$ equally spaced knots, and let $v_i$ be the *change of slope* there. The sum is a broken line, and it goes through
+# the curve at all knots.
 
 
 # %%
@@ -158,9 +187,10 @@ knots = torch.linspace(0, 1, 25, **EXACT)[:, None]  # (25, 1)
 claim("24 ReLUs meet the voice", broken_line(voice, 24)(knots), equals=voice(knots), within=1e-12)
 
 # %% [markdown]
-# The steps' error is proportional to $1 / n$. A smooth curve leaves a chord by at most an eighth of its second
-# derivative times the *square* of the chord's length, so with ReLUs it should fall like $1 / n^2$. Measured over
-# three doublings:
+# How quickly does the error fall? For steps the bound says it: twice the units, half the error. A broken line is
+# better, because a smooth curve leaves a chord by at most an eighth of its second derivative times the *square* of the
+# chord's length: twice the units, a quarter of the error. We measure both over three doublings; the exponent of $n$
+# should be −1 and −2.
 
 
 # %%
@@ -175,9 +205,12 @@ claim("sigmoids: the error falls as n to the power of", steps, at_least=-1.15, a
 claim("ReLUs: the error falls as n to the power of", bends, at_least=-2.15, at_most=-1.85)
 
 # %% [markdown]
-# Three things to try. Add units, of either kind. With sigmoids, lower the steepness: gentle steps first do better,
-# then miss the peaks. With ReLUs, look at the parts: each is zero up to its knot, and most leave the picture, since
-# a later one has to undo what an earlier one began.
+# Try both kinds. The green curve is the voice, the blue one the network, and below are the units that are added up.
+# Three things to try. Add units, of either kind, and see where the largest error goes. With sigmoids, lower the
+# steepness: gentle steps first do better than sharp ones, until they are so gentle that they miss the peaks. With
+# ReLUs, look at the units: each is zero up to its knot, and most leave the picture, since a later one has to undo what
+# an earlier one began. Large contributions of opposite signs that nearly cancel are typical of networks, and one
+# reason why the weights of a trained one are so hard to read.
 
 # %%
 drawn_at = torch.linspace(0, 1, 481, **EXACT)[:, None]  # (T, 1)
@@ -219,9 +252,11 @@ explore(
 # %% [markdown]
 # ### Computed against trained
 #
-# That a good network exists does not say that training finds it. The same curve and 24 ReLUs once more, with weights
-# drawn at random, and 1,500 steps of Adam on 193 points at once. Time runs from −1 to 1, which is kinder to weights
-# that start around zero.
+# That a good network exists does not say that training finds it. The same curve and 24 ReLUs once more, but now the
+# weights start at random, and Adam has 1,500 steps, on all of 193 points at once, so that chance enters only through
+# the start. The learning rate goes down to zero in a straight line, so that the network is at rest at the end. Time
+# runs from −1 to 1, which is kinder to it: PyTorch draws weights and biases around zero, and about half of the bends
+# fall inside.
 
 # %%
 points = torch.linspace(0, 1, 193, **EXACT)[:, None]  # (N, 1)
@@ -235,7 +270,7 @@ history = fit(learner, data, lambda f, x, y: F.mse_loss(f(x), y), optimizer, 150
 
 # %%
 computed = (broken_line(voice, 24)(points) - voice(points)).square().mean().sqrt()
-trained = (learner(t_193) - sound).square().mean().sqrt()
+trained = (learner(t_193) - sound).square().mean().sqrt().detach()
 claim(
     "24 trained ReLUs: their error over that of 24 computed ones", trained / computed, at_least=1.5
 )
@@ -251,10 +286,16 @@ said = f"The computed network follows the voice; the trained one is {trained / c
 figure("5.1b", "The same network, computed and trained.", said, held="trained")
 
 # %% [markdown]
-# The theorem is about what a network can represent. Where the bends come to lie is decided by gradient descent, and
-# from a random start they hardly travel. In many dimensions the construction itself is hopeless: a grid of ten knots
-# a side in 784 dimensions, those of a digit, has $10^{784}$ of them. What depth and training make of fewer units is
-# the subject of the other two sections.
+# The trained network does not come near the computed one, though it could be the same. A bend moves only as far as the
+# loss pulls it, and between two peaks nothing pulls. Where the bends come to lie is decided by the start, more than by
+# the curve. Wide networks are trained more easily for this reason: among many bends there are enough in the right
+# places. Another start gives another picture, sometimes worse and sometimes better, but among twenty that we tried the
+# trained network was never closer than twice the distance of the computed one.
+#
+# So the theorem is about what a network can represent, and says nothing of what training will find, nor of how many
+# units are needed. In many dimensions the construction itself is hopeless: a grid of ten knots a side in 784
+# dimensions, those of a digit, has $10^{784}$ of them. What makes learning possible there is structure, in the data
+# and in the network, and the architectures of the other two sections are ways to put some of it in.
 #
 # **Exercise.** Make a hat from three ReLUs: 0 up to `left`, straight up to 1 at `peak`, straight down to 0 at
 # `right`, and 0 from there on. What must the slope change by at each of the three bends?

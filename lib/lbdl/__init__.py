@@ -11,7 +11,7 @@ from lbdl.exercises import check
 from lbdl.figures import color, figure, log_scale, use_style
 from lbdl.schematics import schematic
 from lbdl.show import note, table
-from lbdl.training import History, batches, fit
+from lbdl.training import History, Muon, batches, fit
 from lbdl.widgets import choice, explore, slider, toggle, words
 
 use_style()
