@@ -456,6 +456,25 @@ def test_moving_a_control_changes_picture_and_words(live):
     assert pixels_that_differ(opened(picture.value), first) > 0
 
 
+def test_what_update_prints_stands_under_the_sliders(capsys):
+    def scene(fig):
+        (line,) = fig.subplots().plot([0, 1], [0, 0])
+
+        def update(height):
+            print(f"<height> is {height}")
+            line.set_ydata([0, height])
+            return "a line that rises to the right"
+
+        return update
+
+    explorer = Explorer(scene, SIZE, {"height": slider(0.0, 1.0, 0.5)})
+    box, _, words = explorer.live(explorer.still()).children
+    capsys.readouterr()
+    box.children[0].value = 0.75
+    assert words.value == "a line that rises to the right<pre>&lt;height&gt; is 0.75\n</pre>"
+    assert capsys.readouterr().out == ""
+
+
 def test_an_error_in_update_is_shown_in_words_and_the_next_move_recovers(live):
     _, knobs, picture, words = live
     knobs["height"].value = 0.2

@@ -91,23 +91,25 @@ summary["MLP 50-25-10-2"] = (*cost(mlp, samples[:1]), history.seconds, results[0
 # plural and a verb third person, two different moves, and one direction has to serve both. Spelling was not in the
 # data, but what an s does to the company of a word was.
 #
-# Two things in this small experiment are worth keeping. The baseline was trained in the same way, on the same data and
-# for as long; else the difference would say little. And the test words had no part in the training, not even through
-# the other word of their pair. Most wrong results in machine learning come from a baseline that got less care, or from
-# a test that is not quite separate.
+# Two things in this small experiment are worth keeping. The baseline was trained in the same way, on the same data
+# and for as long; else the difference would say little. And the test words had no part in the training, not even
+# through the other word of their pair. Most wrong results in machine learning come from a baseline that got less
+# care, or from a test that is not quite separate. In this chapter every network has a baseline beside it in the table
+# at the end, and where the baseline wins, the text says so.
 #
 # ### Universal approximation
 #
-# How much can an MLP express? With one hidden layer of enough units, every continuous function on a closed and bounded
-# region, to any accuracy. That is the **universal approximation theorem** (Cybenko, 1989, and Hornik, Stinchcombe and
-# White, 1989, for sigmoids; Leshno and others, 1993, for every continuous activation that is not a polynomial). Both
-# conditions matter. A sum of continuous units can only imitate a jump by a steep slope, and is wrong near it by half
-# of its height. And outside the region nothing is promised: beyond its last bend a network of ReLUs is a straight
-# line for ever.
+# How much can an MLP express? With one hidden layer of enough units, every continuous function on a closed and
+# bounded region, to any accuracy. That is the **universal approximation theorem** (Cybenko, 1989, and Hornik,
+# Stinchcombe and White, 1989, for sigmoids; Leshno and others, 1993, for every continuous activation that is not a
+# polynomial). Both conditions matter. A sum of continuous units can only imitate a jump by a steep slope, and is
+# wrong near it by half of its height. And outside the region nothing is promised: beyond its last bend a network of
+# ReLUs is a straight line for ever.
 #
 # For functions of one number we can prove the theorem by computing the weights, without any training. We take a curve
 # that nobody made up for the purpose: six thousandths of a second of a man saying "five". The recording has 48 values
 # for them. A loudspeaker makes a smooth curve of such values, and the Fourier transform does the same with numbers.
+# Speech is a fair test: it has slow and fast parts, high and low peaks, and no formula.
 
 # %%
 human = speech("human", DEVICE)
@@ -136,17 +138,18 @@ def one_hidden(w: Tensor, b: Tensor, activation: nn.Module, v: Tensor, c: Tensor
 
 
 # %% [markdown]
-# A network of one hidden layer is $c + \sum_i v_i\, \sigma(w_i t + b_i)$, and `one_hidden` makes one of given numbers.
+# A network of one hidden layer is $c + \sum_i v_i\, \sigma(w_i t + b_i)$, and `one_hidden` makes one of given
+# numbers.
 #
-# First with sigmoids. A sigmoid of large weight is nearly a step, so $n$ of them make a staircase of $n + 1$ plateaus.
-# Each shall be as high as the curve at its middle, so a step must rise by the difference of two neighbours. On a
-# plateau one is nowhere further than $\frac{1}{2(n + 1)}$ from its middle; a curve of slope at most $L$ is then at
-# most $\frac{L}{2(n + 1)}$ away. For an error of $\varepsilon$, $n + 1 \ge \frac{L}{2 \varepsilon}$ units are
+# First with sigmoids. A sigmoid of large weight is nearly a step, so $n$ of them make a staircase of $n + 1$
+# plateaus. Each shall be as high as the curve at its middle, so a step must rise by the difference of two neighbours.
+# On a plateau one is nowhere further than $\frac{1}{2(n + 1)}$ from its middle; a curve of slope at most $L$ is then
+# at most $\frac{L}{2(n + 1)}$ away. For an error of $\varepsilon$, $n + 1 \ge \frac{L}{2 \varepsilon}$ units are
 # enough, and the proof is done.
 #
-# Then with ReLUs. One alone is a bend: flat, then rising. Let every unit have the weight 1 and start to rise at one of
-# $n$ equally spaced knots, and let $v_i$ be the *change of slope* there. The sum is a broken line, and it goes through
-# the curve at all knots.
+# Then with ReLUs. One alone is a bend: flat, then rising. Let every unit have the weight 1 and start to rise at one
+# of $n$ equally spaced knots, and let $v_i$ be the *change of slope* there. The sum is a broken line, and it goes
+# through the curve at all knots.
 
 
 # %%
@@ -188,9 +191,9 @@ claim("24 ReLUs meet the voice", broken_line(voice, 24)(knots), equals=voice(kno
 
 # %% [markdown]
 # How quickly does the error fall? For steps the bound says it: twice the units, half the error. A broken line is
-# better, because a smooth curve leaves a chord by at most an eighth of its second derivative times the *square* of the
-# chord's length: twice the units, a quarter of the error. We measure both over three doublings; the exponent of $n$
-# should be −1 and −2.
+# better, because a smooth curve leaves a chord by at most an eighth of its second derivative times the *square* of
+# the chord's length: twice the units, a quarter of the error. We measure both over three doublings; the exponent of
+# $n$ should be −1 and −2.
 
 
 # %%
@@ -208,8 +211,8 @@ claim("ReLUs: the error falls as n to the power of", bends, at_least=-2.15, at_m
 # Try both kinds. The green curve is the voice, the blue one the network, and below are the units that are added up.
 # Three things to try. Add units, of either kind, and see where the largest error goes. With sigmoids, lower the
 # steepness: gentle steps first do better than sharp ones, until they are so gentle that they miss the peaks. With
-# ReLUs, look at the units: each is zero up to its knot, and most leave the picture, since a later one has to undo what
-# an earlier one began. Large contributions of opposite signs that nearly cancel are typical of networks, and one
+# ReLUs, look at the units: each is zero up to its knot, and most leave the picture, since a later one has to undo
+# what an earlier one began. Large contributions of opposite signs that nearly cancel are typical of networks, and one
 # reason why the weights of a trained one are so hard to read.
 
 # %%
@@ -254,9 +257,9 @@ explore(
 #
 # That a good network exists does not say that training finds it. The same curve and 24 ReLUs once more, but now the
 # weights start at random, and Adam has 1,500 steps, on all of 193 points at once, so that chance enters only through
-# the start. The learning rate goes down to zero in a straight line, so that the network is at rest at the end. Time
-# runs from −1 to 1, which is kinder to it: PyTorch draws weights and biases around zero, and about half of the bends
-# fall inside.
+# the start. The learning rate goes down to zero in a straight line, so that the network is at rest at the end and not
+# caught in the middle of a swing. It could reach the computed weights: they are in its range. Time runs from −1 to 1,
+# which is kinder to it: PyTorch draws weights and biases around zero, and about half of the bends fall inside.
 
 # %%
 points = torch.linspace(0, 1, 193, **EXACT)[:, None]  # (N, 1)
@@ -286,11 +289,11 @@ said = f"The computed network follows the voice; the trained one is {trained / c
 figure("5.1b", "The same network, computed and trained.", said, held="trained")
 
 # %% [markdown]
-# The trained network does not come near the computed one, though it could be the same. A bend moves only as far as the
-# loss pulls it, and between two peaks nothing pulls. Where the bends come to lie is decided by the start, more than by
-# the curve. Wide networks are trained more easily for this reason: among many bends there are enough in the right
-# places. Another start gives another picture, sometimes worse and sometimes better, but among twenty that we tried the
-# trained network was never closer than twice the distance of the computed one.
+# The trained network does not come near the computed one, though it could be the same. A bend moves only as far as
+# the loss pulls it, and between two peaks nothing pulls. Where the bends come to lie is decided by the start, more
+# than by the curve. Wide networks are trained more easily for this reason: among many bends there are enough in the
+# right places. Another start gives another picture, sometimes worse and sometimes better, but among twenty that we
+# tried the trained network was never closer than twice the distance of the computed one.
 #
 # So the theorem is about what a network can represent, and says nothing of what training will find, nor of how many
 # units are needed. In many dimensions the construction itself is hopeless: a grid of ten knots a side in 784

@@ -4,18 +4,17 @@
 # How does a network come to read a digit that stands a little to the left, and how deep may it be? **Image
 # processing**, which is to clean pictures, to find things in them, to say what they show, makes two demands on a
 # model. A picture has many numbers: a photograph of a telephone has tens of millions. And a thing in it may stand
-# anywhere. A fully connected layer has a weight of its own from every pixel to every unit. It pays for each pixel, and
-# what it learns about one place it does not know about any other. A convolution (section 4.2) answers both demands:
-# its few weights are used at every place, so a stroke learned in one corner is known in all.
+# anywhere. A fully connected layer has a weight of its own from every pixel to every unit. It pays for each pixel,
+# and what it learns about one place it does not know about any other. A convolution (section 4.2) answers both
+# demands: its few weights are used at every place, so a stroke learned in one corner is known in all.
 #
 # A **convolutional network** is built of such layers, and usually has two parts. First come convolutions and pooling.
 # From layer to layer the maps have fewer places and more channels: what stands exactly where is given up, bit by bit,
 # for what it is. Channels of the first layer answer to edges and strokes, later ones to combinations of these. This
-# part is the **feature extractor**; at its end is a list of numbers that describes the picture.
-# Then comes a small multi-layer perceptron, the *head*, which reads the list and decides. The most famous early
-# network of this form reads handwritten digits: **LeNet** (LeCun and others, 1989 and 1998), here with the maximum
-# pooling and the ReLU that came later. Both parts are kept apart by name, since chapter 6 and others use the first
-# without the second.
+# part is the **feature extractor**; at its end is a list of numbers that describes the picture. Then comes a small
+# multi-layer perceptron, the *head*, which reads the list and decides. The most famous early network of this form
+# reads handwritten digits: **LeNet** (LeCun and others, 1989 and 1998), here with the maximum pooling and the ReLU
+# that came later. Both parts are kept apart by name, since chapter 6 and others use the first without the second.
 
 
 # %% tags=["export"]
@@ -49,16 +48,16 @@ figure("5.2", "A LeNet-like network, drawn by running it.", said, fig)
 
 # %% [markdown]
 # Read the figure from the bottom up. Each arrow has the shape of the tensor on it: channels first, then height and
-# width. A kernel of 5 × 5 has 28 − 5 + 1 = 24 places in a row of 28 pixels, and pooling by 3 leaves 8. The next kernel
-# finds 8 − 5 + 1 = 4 places, and pooling by 2 leaves 2. With 64 channels of 2 × 2 that is a list of 256 numbers for
-# the head, a third of what came in, but numbers of another kind: each says how much of some pattern there is in one
-# of four large regions. Convolutions and pooling would take images of any size; it is only the head, with its 256
-# inputs, that asks for 28 × 28 pixels. The pooling stands before the ReLU: cutting off at zero before taking the
-# largest number, or after it, gives the same, and afterwards there are nine times fewer numbers to cut.
+# width. A kernel of 5 × 5 has 28 − 5 + 1 = 24 places in a row of 28 pixels, and pooling by 3 leaves 8. The next
+# kernel finds 8 − 5 + 1 = 4 places, and pooling by 2 leaves 2. With 64 channels of 2 × 2 that is a list of 256
+# numbers for the head, a third of what came in, but numbers of another kind: each says how much of some pattern there
+# is in one of four large regions. Convolutions and pooling would take images of any size; it is only the head, with
+# its 256 inputs, that asks for 28 × 28 pixels. The pooling stands before the ReLU: cutting off at zero before taking
+# the largest number, or after it, gives the same, and afterwards there are nine times fewer numbers to cut.
 #
 # What does each layer cost? We carry a digit through the network, part by part, and note sizes, parameters and
-# multiplications; the formulas of section 4.2 foretell all of them. A convolution from $C$ to $E$ channels has
-# $E\,(C K^2 + 1)$ parameters, and uses each weight once at every place of its output. A fully connected layer has a
+# multiplications; the formulas of section 4.2 foretell all of them. A convolution from $C$ to $E$ channels has $E\,(C
+# K^2 + 1)$ parameters, and uses each weight once at every place of its output. A fully connected layer has a
 # parameter for every pair of an input and an output, uses it once, and has a bias for every output.
 
 # %%
@@ -95,7 +94,8 @@ figure("5.2a", "The first layer has few parameters and much of the work.", said)
 # Parameters and work are in different places, and that is typical. The first layer has less than a hundredth of the
 # parameters and a third of the work, since each of its weights is used at 576 places. The fully connected layers have
 # half of the parameters and hardly any work: each of their weights is used once. Whoever wants a smaller file shrinks
-# the head; whoever wants a faster network shrinks the first layers.
+# the head; whoever wants a faster network shrinks the first layers. Residual networks, below, have almost no head
+# left, and nearly all of their weights are shared.
 #
 # Is sharing weights worth anything? The baseline is a perceptron with one hidden layer and as many parameters. Both
 # train in the same way on 8,000 digits, which `augment` of section 3.6 turns, shears, resizes and shifts a little,
@@ -104,16 +104,9 @@ figure("5.2a", "The first layer has few parameters and much of the work.", said)
 # %%
 seed(0)
 perceptron = nn.Sequential(nn.Flatten(), nn.Linear(784, 132), nn.ReLU(), nn.Linear(132, 10))
-perceptron, runs, chance = perceptron.to(DEVICE), {}, seed(1)
-
-
-def augmented_loss(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-    """The cross-entropy on digits that are slightly turned, sheared, resized and shifted."""
-    return classification_loss(model, augment(x, chance), y)
-
-
+perceptron, runs = perceptron.to(DEVICE), {}
 for name, network in (("perceptron", perceptron), ("LeNet", lenet)):
-    run = train(network, batches(digits, labels, size=64), augmented_loss, 4e-3, epochs=9)
+    run = train(network, batches(digits, labels, size=64), augmented_loss(seed(1)), 4e-3, epochs=9)
     runs[name] = run.seconds, accuracy(network, digits_new, labels_new)
 
 # %%
@@ -124,9 +117,9 @@ results = [f"{100 * right:.1f} % of new digits" for _, right in runs.values()]
 summary["LeNet"] = (*cost(lenet, digits_new[:1]), runs["LeNet"][0], *results[::-1])
 
 # %% [markdown]
-# About two thirds of the perceptron's mistakes are gone, for the same number of parameters. With 2,000 test images one
-# image is 0.05 %, and the choice of test images alone moves such an accuracy by a quarter of a percent; the gap is
-# several times that.
+# About two thirds of the perceptron's mistakes are gone, for the same number of parameters. With 2,000 test images
+# one image is 0.05 %, and the choice of test images alone moves such an accuracy by a quarter of a percent; the gap
+# is several times that.
 #
 # Where does it come from? Move all test digits by two pixels to the right and down, more than `augment` does. Weight
 # sharing is made for that: the maps move along, and pooling takes up part of the move. A turn by 90 degrees is
@@ -159,9 +152,10 @@ claim("LeNet: accuracy on digits turned by 90 degrees", turned, at_most=0.3)
 
 # %% [markdown]
 # Now disturb a digit yourself, and watch the signal on its way to the answer. Three things to try. Turn it until the
-# network changes its mind; an 8 takes more than a 4. Move it, and see the 32 maps of the first layer move along, until
-# strokes leave the page. Cover it from above: when the picture is blank, the network must still answer, because its
-# ten probabilities always add up to one, and there is no class for nothing.
+# network changes its mind; how far one may turn depends on the digit, and for some on the direction. Move it, and see
+# the 32 maps of the first layer move along, until strokes leave the page. Cover it from above: when the picture is
+# blank, the network must still answer, because its ten probabilities always add up to one, and there is no class for
+# nothing.
 
 # %%
 of_each = [(labels_new == digit).nonzero()[0].item() for digit in range(10)]
@@ -260,9 +254,9 @@ def without_sharing(C: int, E: int, K: int, H: int) -> int:
 # own. The names of the parts are those of torchvision, the most used library of such networks, so that published
 # weights fit.
 #
-# In code the way around is one line. Before the last ReLU, `y` is the change, and `x`, or what the way around makes of
-# it, is added. The attribute `skip` is there for one experiment at the end of this section, which takes the way around
-# out and leaves everything else as it is.
+# In code the way around is one line. Before the last ReLU, `y` is the change, and `x`, or what the way around makes
+# of it, is added. The attribute `skip` is there for one experiment at the end of this section, which takes the way
+# around out and leaves everything else as it is.
 
 
 # %% tags=["export"]
@@ -373,9 +367,10 @@ claim("weights of a 3 × 3 convolution over those of a block", in_one / in_block
 # A residual network is a stem, which makes maps of the image, then stages of blocks, then an average over all places
 # and one fully connected layer. Within a stage all maps have one size. Each stage but the first begins with a block
 # that halves height and width and doubles the channels, so that a quarter of the places has twice the channels. The
-# average makes the network independent of the image's size, where LeNet, which flattens its maps, is not. A
-# classifier needs only the last maps. Detection and segmentation (chapter 6) want those of all stages, coarse ones
-# for what a thing is and fine ones for where it is: `maps` returns them.
+# average makes the network independent of the image's size, where LeNet, which flattens its maps, is not; and it
+# leaves the head one weight for each channel and class, however large the maps are. A classifier needs only the last
+# maps. Detection and segmentation (chapter 6) want those of all stages, coarse ones for what a thing is and fine ones
+# for where it is: `maps` returns them.
 #
 # The stem comes in two kinds. For photographs a 7 × 7 convolution and a pooling, both with stride 2, shrink the image
 # to a quarter before any block sees it, because work at full size would be sixteen times as much. For images that are
@@ -479,8 +474,8 @@ figure("5.5", "ResNet-50, from the bottom left to the top right.", " Second half
 # %% [markdown]
 # Where, then, are the parameters, the work, the memory? `account` counts them by the formulas, for any choice of
 # blocks, width and image size; for ResNet-50 it must agree with what `cost` measured. Memory means what training has
-# to keep for the backward pass: what goes into each normalization and what comes out of it, two numbers of 32 bits for
-# every number that a convolution makes.
+# to keep for the backward pass: what goes into each normalization and what comes out of it, two numbers of 32 bits
+# for every number that a convolution makes.
 
 # %%
 PARTS = ["stem", "stage 1", "stage 2", "stage 3", "stage 4", "head"]
@@ -554,9 +549,10 @@ explore(scene, "5.2c", "A design board for residual networks.", (8.5, 3), **knob
 # %% [markdown]
 # Does the way around pay? Two networks with 31 convolutions on the longest way and the same weights at the start see
 # the same images in the same order; in one the skips are taken out. The images are 5,000 pieces of clothing of ten
-# kinds, Fashion-MNIST, which are harder than digits. The baseline is one affine map on the pixels: a deep network that
-# does not beat it has learned nothing that needs depth. The learning rate is high for such networks; batch
-# normalization makes it bearable, in the plain one, too.
+# kinds, Fashion-MNIST, which are harder than digits. The baseline is one affine map on the pixels: a deep network
+# that does not beat it has learned nothing that needs depth. The depth is that at which plain networks begin to fail:
+# ten blocks of three convolutions each, and a stem that shrinks the images at once to 7 × 7, so that a step is quick.
+# The learning rate is high for such networks; batch normalization makes it bearable, in the plain one, too.
 
 # %%
 clothes, kinds = fashion_mnist("train", DEVICE)  # (5000, 1, 28, 28), (5000,)
@@ -596,13 +592,14 @@ for name, net in nets.items():
 
 # %% [markdown]
 # With the skips the network is ahead of the affine map after some twenty seconds; without them, the same weights and
-# the same time end behind it. More time would help the plain network, for its loss is still falling: what
-# is shown is that it learns more slowly, not that it never could. (Larger networks, more images and more time bring
-# such networks well above 0.9 on these clothes; chapter 6 goes some of the way.)
+# the same time end behind it. More time would help the plain network, for its loss is still falling: what is shown is
+# that it learns more slowly, not that it never could. (Larger networks, more images and more time bring such networks
+# well above 0.9 on these clothes; chapter 6 goes some of the way.)
 #
 # What do the blocks of the residual network do? If each adds a small change to a signal that passes by, then none is
 # indispensable. Veit and others (2016) tried it: take one block out of a trained network, without any further
 # training, and test it. All blocks but the first of each stage keep the shape, and can be replaced by the identity.
+# If the network were a chain of steps, each of which needs the one before, this should ruin it.
 
 # %%
 PLACES = [(1, 1), *((2, n) for n in (1, 2, 3)), *((3, n) for n in (1, 2, 3))]  # stage, block
@@ -641,12 +638,12 @@ figure(
 
 # %% [markdown]
 # On the left are the two trainings, on the right the accuracy without each block; dashed, that of the whole network.
-# The residual network hardly misses a block, whichever it is. In the plain one every layer depends on exactly what the
-# layer before has made, and one missing block brings it down to little more than guessing. That is a reason why depth
-# stops hurting: with a way around, a new block begins as a small correction to a network that works already. One can
-# also read it in another way. A signal can take the way around or the branch at every block, so ten blocks hold a
-# thousand ways through the network, most of which pass through about half of the branches. To take one block out
-# closes half of these ways; in the plain network there is only one.
+# The residual network hardly misses a block, whichever it is. In the plain one every layer depends on exactly what
+# the layer before has made, and one missing block brings it down to little more than guessing. That is a reason why
+# depth stops hurting: with a way around, a new block begins as a small correction to a network that works already.
+# One can also read it in another way. A signal can take the way around or the branch at every block, so ten blocks
+# hold a thousand ways through the network, most of which pass through about half of the branches. To take one block
+# out closes half of these ways; in the plain network there is only one.
 #
 # **Exercise.** In use, batch normalization multiplies each channel by a number and adds another, both known from its
 # weights and its stored moments. So a convolution and the normalization after it can be merged into one convolution

@@ -1,10 +1,10 @@
 # %% [markdown]
 # ## 5.3 Attention models
 #
-# How does a network read a sentence, in which the last word may depend on the first? **Natural Language Processing** is
-# what a computer does with text: it translates, answers, sums up. In a text, what belongs together may stand far
-# apart: a pronoun and its noun, a question and its answer. A convolution with a small kernel needs many layers to bring
-# them together. Attention (section 4.8) reaches any distance in one step, and looks where the content says. The
+# How does a network read a sentence, in which the last word may depend on the first? **Natural Language Processing**
+# is what a computer does with text: it translates, answers, sums up. In a text, what belongs together may stand far
+# apart: a pronoun and its noun, a question and its answer. A convolution with a small kernel needs many layers to
+# bring them together. Attention (section 4.8) reaches any distance in one step, and looks where the content says. The
 # **Transformer** (Vaswani and others, 2017) is a network of little else. It was built to translate, and nearly all
 # language models of today descend from it.
 #
@@ -12,32 +12,37 @@
 # the signal is a sum to which each block adds. Only attention moves information between positions; all other work is
 # done at each position alone. And a causal mask lets one pass through the network train the predictions at all
 # positions of a text at once. The second half then takes the same blocks apart again in two ways: GPT keeps only the
-# part that writes, and the Vision Transformer only the part that reads. Everything is built from the same few classes,
-# and they are worth reading slowly: whoever knows them can read the code of any large language model.
+# part that writes, and the Vision Transformer only the part that reads. Everything is built from the same few
+# classes, and they are worth reading slowly: whoever knows them can read the code of any large language model. Their
+# options have names that are common in the field, and the table at the top of the chapter tells how other libraries
+# call the sizes.
 #
 # ### Three blocks
 #
 # The layer is that of section 4.8, with PyTorch's fused `scaled_dot_product_attention` inside. $B$ sequences of $T$
 # positions with $D$ channels each attend to a `source` of $S$ positions, or to themselves where no source is given.
-# Four linear layers make queries, keys and values, and mix the results of the $H$ heads; each head works on $D / H$
-# channels. A `mask` is True where a position may be attended to, as in `scaled_dot_product_attention`; older PyTorch
-# layers mean the opposite by it. The options `causal`, `rotary` (section 4.10), `qk_norm` and `cache` serve GPT, and
-# are explained there. `scores` computes what the fused operator never writes down: who looks at whom. We shall want
-# it for pictures.
+# Three linear layers make of each vector a *query*, what this position looks for, a *key*, what it has to offer, and
+# a *value*, what it hands over to those who look; a fourth mixes the results of the $H$ heads. Each head works on $D
+# / H$ channels. The scores of a query are the softargmax of its products with all keys, and what comes out is the
+# mean of the values, weighted by these scores. A `mask` is True where a position may be attended to, as in
+# `scaled_dot_product_attention`; older PyTorch layers mean the opposite by it. The options `causal`, `rotary`
+# (section 4.10), `qk_norm` and `cache` serve GPT, and are explained there. `scores` computes what the fused operator
+# never writes down: who looks at whom. We shall want it for pictures.
 #
 # Heads are made by reshaping. A vector of $D$ numbers is read as $H$ rows of $D / H$, and the dimension of the heads
 # moves in front of that of the positions, so that PyTorch treats heads like further samples of the batch: products of
 # queries and keys are then formed within a head only. At the end the way back puts the results of all heads side by
-# side, and the last linear layer mixes them. Nothing else in the layer knows that there are heads.
+# side, and the last linear layer mixes them. Nothing else in the layer knows that there are heads. Why several? One
+# set of scores can look for one thing at a time; with four heads a word can look for its verb and for the word before
+# it at once, at no more cost, since each head is a quarter as wide.
 
 
 # %% tags=["export"]
 class Attention(nn.Module):
-    """Multi-head attention: x (B, T, D) attends to source (B, S, D), or to itself; gives (B, T, D).
+    """Multi-head attention (book, 4.8): x (B, T, D) attends to source (B, S, D), or to itself.
 
-    causal: position t of x sees the source up to its own position. rotary: the base of the rotary
-    positions of queries and keys. qk_norm: normalize both (RMS). A mask, True where x may attend, has
-    a shape that broadcasts to (B, H, T, S). See book, 4.8 and 5.3; Vaswani et al., 2017.
+    causal: position t sees the source up to its own. rotary: the base of rotary positions. qk_norm:
+    RMS norm of queries and keys. A mask, True where x may attend, broadcasts to (B, H, T, S).
     """
 
     def __init__(self, D, H, causal=False, rotary: float | None = None, qk_norm=False):
@@ -51,13 +56,11 @@ class Attention(nn.Module):
         return x.unflatten(-1, (self.H, -1)).transpose(1, 2)  # (B, H, T, D / H)
 
     def placed(self, x: Tensor, start: int) -> Tensor:
-        """Queries or keys (B, H, T, D / H) of the positions from `start` on, normalized and turned."""
         x = F.rms_norm(x, x.shape[-1:]) if self.qk_norm else x
         positions = torch.arange(start, start + x.shape[2], device=x.device)
         return x if self.rotary is None else rotary(x, positions, self.rotary)
 
     def parts(self, x, source=None, mask=None, cache=None):
-        """Queries (B, H, T, D / H), keys and values (B, H, S, D / H), and the mask."""
         source, start = x if source is None else source, 0 if cache is None else len(cache)
         Q = self.placed(self.heads(self.query(x)), start)
         K = self.placed(self.heads(self.key(source)), start)
@@ -81,33 +84,15 @@ class Attention(nn.Module):
 
 
 # %% [markdown]
-# Is it chapter 4's layer, which was held against PyTorch's there? That one has separate matrices for each head, and
-# they are rows of ours: head $h$ has rows $h D / H$ up to $(h + 1) D / H$. It has no biases, so ours are set to zero.
-# With a random mask, both must give the same.
-
-# %%
-seed(1)
-layer, by_hand = Attention(12, 3).to(**EXACT), MultiHeadAttention(D=12, H=3, D_QK=4, D_V=4)
-x, source = (torch.randn(2, size, 12).to(**EXACT) for size in (5, 7))  # (B, T, D), (B, S, D)
-mask = torch.rand(5, 7).to(DEVICE) < 0.6  # (T, S)
-mask[:, 0] = True  # each position may attend to one at least
-weights = {"W_O.weight": layer.out.weight}
-for letter, linear in zip("QKV", (layer.query, layer.key, layer.value), strict=True):
-    linear.bias.data.zero_()  # chapter 4's has none
-    for h, rows in enumerate(linear.weight.split(4)):
-        weights[f"heads.{h}.W_{letter}.weight"] = rows
-layer.out.bias.data.zero_()
-expected = functional_call(by_hand.to(**EXACT), weights, (x, source, source, mask))  # (B, T, D)
-claim("attention and chapter 4's", layer(x, source, mask), equals=expected, within=1e-12)
-
-# %% [markdown]
-# From it and from a perceptron come three blocks. The **feed-forward block** is a perceptron with one hidden layer, the
-# same at each position: what is known at a position is worked on there. The **self-attention block** lets the positions
-# of one sequence look at each other. In the **cross-attention block** one sequence looks at another, which it does not
-# change: queries come from `x`, keys and values from `source`. That is how a translation looks at its original; the
-# source need not even be a text, as long as it has $D$ channels. A self-attention block without the others would only
-# average, over and over; a feed-forward block without attention would treat each word as if it stood alone. It takes
-# both, in turns, and the depth of a Transformer is the number of such turns.
+# From it and from a perceptron come three blocks. The **feed-forward block** is a perceptron with one hidden layer,
+# the same at each position: what is known at a position is worked on there. The **self-attention block** lets the
+# positions of one sequence look at each other. In the **cross-attention block** one sequence looks at another, which
+# it does not change: queries come from `x`, keys and values from `source`. That is how a translation looks at its
+# original; the source need not even be a text, as long as it has $D$ channels. A self-attention block without the
+# others would only average, over and over; a feed-forward block without attention would treat each word as if it
+# stood alone. It takes both, in turns, and the depth of a Transformer is the number of such turns. Of the weights of
+# a layer two thirds are in the feed-forward block, when its hidden layer is four times as wide as the signal; much of
+# what large models know about the world is thought to be kept there.
 #
 # All three are residual blocks, as in section 5.2, and for the same reason: what a block computes is added to the
 # signal. All contain a layer normalization, and where it stands makes a difference. In 2017 it stood behind the sum
@@ -160,8 +145,9 @@ class CrossAttentionBlock(nn.Module):
 
 
 # %% [markdown]
-# In the figure the attention is closed as one box. Follow the orange line from $x$: it meets nothing but the sum. The
-# source, in the third block, passes by the norm as well, for it was normalized where it was made.
+# In the figure the attention is closed as one box, since the section on it has opened it, and the letters stand for
+# the sizes: ten positions, a source of seven, 32 channels. Follow the orange line from $x$: it meets nothing but the
+# sum. The source, in the third block, passes by the norm as well, for it was normalized where it was made.
 
 # %% tags=["figure-5.6"]
 signal, other = torch.randn(1, 10, 32).to(DEVICE), torch.randn(1, 7, 32).to(DEVICE)
@@ -181,11 +167,11 @@ figure("5.6", "The three blocks of a Transformer, as they ran.", " ".join(said))
 # PyTorch has two combinations ready. `nn.TransformerEncoderLayer` is a self-attention and a feed-forward block: look
 # around, then think. `nn.TransformerDecoderLayer` has a cross-attention block between them: look back at what is
 # written, look at the source, think. From our blocks they are two lines each. If ours hold the same numbers under
-# other names, outputs and all gradients must be the same. `torch_names` translates the names; PyTorch keeps the
-# matrices of queries, keys and values in one, on top of each other. The weights are first moved a little, at random:
-# norms that are all still one and zero could be exchanged without anybody noticing. Both layers run as functions of
-# their weights (`functional_call`, section 4.1), so that gradients can be compared for every one of up to 26 tensors,
-# and both orders of the norm are tried. From here on we need not look inside any more.
+# other names, outputs and gradients must be the same. `torch_names` translates the names; PyTorch keeps the matrices
+# of queries, keys and values in one, on top of each other. The weights are first moved a little, at random: norms
+# that are all still one and zero could be exchanged without anybody noticing. The decoder layer holds all three
+# blocks, and chapter 4 has held PyTorch's attention against the formula. From here on we need not look inside any
+# more.
 
 
 # %% tags=["export"]
@@ -218,49 +204,37 @@ class DecoderLayer(nn.Module):
 
 # %%
 def torch_names(w: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Weights of our EncoderLayer or DecoderLayer under the names of PyTorch's layers."""
-    blocks, found = {"attention": "self_attn", "cross_attention": "multihead_attn"}, {}
-    blocks = {ours: torchs for ours, torchs in blocks.items() if f"{ours}.norm.weight" in w}
-    for kind in ("weight", "bias"):
-        for n, (ours, torchs) in enumerate(blocks.items(), start=1):
+    """Weights of our DecoderLayer under the names of PyTorch's."""
+    found = {}
+    for n, (ours, torchs) in enumerate(
+        (("attention", "self_attn"), ("cross_attention", "multihead_attn"))
+    ):
+        for kind in ("weight", "bias"):
             thirds = [w[f"{ours}.attention.{part}.{kind}"] for part in ("query", "key", "value")]
             found[f"{torchs}.in_proj_{kind}"] = torch.cat(thirds)  # (3 D, D) or (3 D,)
             found[f"{torchs}.out_proj.{kind}"] = w[f"{ours}.attention.out.{kind}"]
-            found[f"norm{n}.{kind}"] = w[f"{ours}.norm.{kind}"]
-        found[f"norm{len(blocks) + 1}.{kind}"] = w[f"feed_forward.norm.{kind}"]
-        for n in (0, 2):
-            found[f"linear{n // 2 + 1}.{kind}"] = w[f"feed_forward.layers.{n}.{kind}"]
+            found[f"norm{n + 1}.{kind}"] = w[f"{ours}.norm.{kind}"]
+            found[f"linear{n + 1}.{kind}"] = w[f"feed_forward.layers.{2 * n}.{kind}"]
+            found[f"norm3.{kind}"] = w[f"feed_forward.norm.{kind}"]
     return found
 
 
-def layer_gap(ours: nn.Module, torchs: nn.Module, inputs: tuple, masks: tuple = ({}, {})) -> float:
-    """Largest difference of outputs and gradients between our layer and torch's with the same weights."""
-    names, chance = [name for name, _ in ours.named_parameters()], seed(3)
-    noise = [torch.randn(w.shape, generator=chance).to(w) / 5 for w in ours.parameters()]
-    weights = [w.detach() + change for w, change in zip(ours.parameters(), noise, strict=True)]
-
-    def run(module: nn.Module, rename: Callable, options: dict) -> Callable:
-        def function(*given: Tensor) -> Tensor:
-            named = rename(dict(zip(names, given[len(inputs) :], strict=True)))
-            return functional_call(module, named, given[: len(inputs)], options)
-
-        return function
-
-    return difference(
-        run(ours, dict, masks[0]), run(torchs, torch_names, masks[1]), *inputs, *weights
-    )
+def layer_gap(norm_first: bool) -> float:
+    """Largest difference between our DecoderLayer and PyTorch's: in outputs and gradients."""
+    ours = DecoderLayer(12, 3, 48, norm_first).to(**EXACT)
+    for w in ours.parameters():
+        w.data += torch.randn(w.shape).to(w) / 5
+    torchs = nn.TransformerDecoderLayer(12, 3, 48, 0.0, "gelu", 1e-5, True, norm_first).to(**EXACT)
+    torchs.load_state_dict(torch_names(dict(ours.named_parameters())))
+    future = torch.ones(5, 5, dtype=torch.bool, device=DEVICE).triu(1)  # True: not allowed
+    return difference(ours, partial(torchs, tgt_mask=future), x, source)
 
 
 # %%
-gaps, hidden = [], torch.ones(5, 5, dtype=torch.bool, device=DEVICE).triu(1)  # True: not allowed
-for norm_first in (True, False):
-    options = (12, 3, 48, 0.0, "gelu", 1e-5, True, norm_first)
-    torchs = [nn.TransformerEncoderLayer(*options), nn.TransformerDecoderLayer(*options)]
-    ours = [kind(12, 3, 48, norm_first).to(**EXACT) for kind in (EncoderLayer, DecoderLayer)]
-    gaps.append(layer_gap(ours[0], torchs[0].to(**EXACT), (x,)))
-    causal = ({}, {"tgt_mask": hidden})
-    gaps.append(layer_gap(ours[1], torchs[1].to(**EXACT), (x, source), causal))
-claim("both layers and torch's, norm first and last, with gradients", max(gaps), at_most=1e-10)
+seed(1)
+x, source = (torch.randn(2, size, 12).to(**EXACT) for size in (5, 7))  # (B, T, D), (B, S, D)
+gaps = [layer_gap(norm_first) for norm_first in (True, False)]
+claim("all three blocks and torch's, norm first and last, with gradients", max(gaps), at_most=1e-10)
 
 # %% [markdown]
 # That is about numbers. What do the blocks *do*? Change the vector at the third of five positions, and see at which
@@ -281,46 +255,28 @@ def noticed(block: nn.Module) -> list[int]:
 # %%
 claim("feed-forward: each position alone", noticed(FeedForwardBlock(12, 48)) == [3])
 claim("self-attention: all positions", noticed(SelfAttentionBlock(12, 3)) == [1, 2, 3, 4, 5])
-looking_back = noticed(SelfAttentionBlock(12, 3, causal=True))
-claim("causal self-attention: a position and those after it", looking_back == [3, 4, 5])
+claim("causal: itself and later ones", noticed(SelfAttentionBlock(12, 3, causal=True)) == [3, 4, 5])
 
 # %% [markdown]
 # What does such a layer cost? The four projections make $4\,T D^2$ multiplications, and the feed-forward block, whose
 # hidden layer is four times as wide by custom, $8\,T D^2$. To compare all pairs of positions and to mix the values
-# takes $2\,T^2 D$. That square is dreaded, and the reason for much research. But its share in the whole is
-# $T / (6 D + T)$. It depends on $T / D$ alone, and is one half only at $T = 6 D$, so wide models may read long texts:
-# in a layer of GPT-3, with 2,048 tokens and 12,288 channels, it is under three hundredths. For a hundred pages in a
-# narrow model it is nearly everything, and then other forms of attention pay, which compare each position with some
-# others only. (A causal kernel that skips what the mask hides needs half of the square;
-# `cost` counts all pairs, and a few multiplications more for the scaling of the scores.)
+# takes $2\,T^2 D$. That square is dreaded, and the reason for much research. But its share in the whole is $T / (6 D
+# + T)$. It depends on $T / D$ alone, and is one half only at $T = 6 D$, so wide models may read long texts: in a
+# layer of GPT-3, with 2,048 tokens and 12,288 channels, it is under three hundredths. For a hundred pages in a narrow
+# model it is nearly everything, and then other forms of attention pay, which compare each position with some others
+# only. (A causal kernel that skips what the mask hides needs half of the square; `cost` counts all pairs, and a few
+# multiplications more for the scaling of the scores.)
 
 # %%
-plans = {"GPT-3": (2048, 12288, 96), "ViT-B/16": (197, 768, 12), "GPT-2": (1024, 768, 12)}
-plans["GPT-2 on 100 pages"] = (65536, 768, 12)  # T, D, H
-shares, off = {}, []
-for name, (T, D, H) in plans.items():
-    with torch.device("meta"):
-        multiplications = cost(EncoderLayer(D, H, 4 * D), torch.empty(1, T, D))[1]
-    off.append(
-        abs(multiplications / (12 * T * D**2 + 2 * T**2 * D) - 1)
-    )  # it also counts the scaling
-    shares[name] = T / D, 1 - 12 * T * D**2 / multiplications
-claim("multiplications of four layers, off the formula by", max(off), at_most=1e-3)
-claim("GPT-3: share of the square", shares["GPT-3"][1], at_least=0.02, at_most=0.03)
-
-# %%
-ratios = torch.logspace(-1.2, 2.5, 100)  # T / D
-fig, ax = plt.subplots(figsize=(7.5, 3))
-ax.plot(ratios, ratios / (6 + ratios), color=color.model)
-ax.plot([6, 6, 0.05], [0, 0.5, 0.5], color=color.quiet, lw=1, ls="--")
-ax.text(6.6, 0.04, "T = 6 D", color=color.data)
-for k, (name, (ratio, share)) in enumerate(shares.items()):
-    ax.plot(ratio, share, "o", color=color.model)
-    ax.text(0.85 * ratio, share + 0.05 + 0.09 * (k == 1), name, ha="right", color=color.model)
-log_scale(ax.xaxis, [0.1, 1, 10, 100])
-ax.set(xlabel="T / D: positions over channels", ylabel="share of the square", ylim=(0, 1.05))
-said = ", ".join(f"{name} {100 * share:.1f} %" for name, (_, share) in shares.items())
-figure("5.3a", "How much of a layer's work grows with the square of the length.", said)
+off, square = [], {}
+for name, T, D, H in (("GPT-3", 2048, 12288, 96), ("GPT-2", 1024, 768, 12)):
+    with torch.device("meta"):  # shapes without numbers
+        counted = cost(EncoderLayer(D, H, 4 * D), torch.empty(1, T, D))[1]
+    off.append(abs(counted / (12 * T * D**2 + 2 * T**2 * D) - 1))  # it also counts the scaling
+    square[name] = 2 * T**2 * D / counted
+claim("multiplications of both layers, off the formula by", max(off), at_most=1e-3)
+claim("GPT-3: share of the square", square["GPT-3"], at_least=0.02, at_most=0.03)
+claim("GPT-2: share of the square", square["GPT-2"], at_least=0.15, at_most=0.2)
 
 # %% [markdown]
 # **Exercise.** Somebody plans a model of width $D$ and is willing to spend a given share of a layer's multiplications
@@ -350,20 +306,20 @@ def longest_text(D: int, share: float) -> int:
 # %% [markdown]
 # ### The Transformer
 #
-# The original Transformer translates, in two halves. The **encoder** reads the whole source at once and gives a vector
-# for each of its $T$ tokens, in which by then the whole sentence is reflected. The **decoder** writes the target one
-# token after the other. Its causal self-attention looks at what is written so far, its cross-attention at the vectors
-# of the encoder, and at the top stand logits for the token that comes next. Tokens are numbers; an embedding (section
-# 4.9) makes vectors of them. Attention has no sense of order, so the sinusoids of section 4.10 are added to tell the
-# positions.
+# The original Transformer translates, in two halves. The **encoder** reads the whole source at once and gives a
+# vector for each of its $T$ tokens, in which by then the whole sentence is reflected. The **decoder** writes the
+# target one token after the other. Its causal self-attention looks at what is written so far, its cross-attention at
+# the vectors of the encoder, and at the top stand logits for the token that comes next. Tokens are numbers; an
+# embedding (section 4.9) makes vectors of them. Attention has no sense of order, so the sinusoids of section 4.10 are
+# added to tell the positions.
 #
 # Sentences of a batch have different lengths, and the shorter ones are filled up with a token that means nothing, the
 # *padding*. Nobody may look at it: `mask` is True where there is a real token. A causal encoder and padding go
 # together, since `Attention` combines both masks.
 #
 # The two stacks differ in one layer and one argument. Each ends, where norms come first, with one more normalization:
-# the sum that arrives at the top has grown with every block, and what reads it wants numbers of one size. `encode` and
-# `decode` are apart, because a translation is written token by token from one and the same encoding.
+# the sum that arrives at the top has grown with every block, and what reads it wants numbers of one size. `encode`
+# and `decode` are apart, because a translation is written token by token from one and the same encoding.
 
 
 # %% tags=["export"]
@@ -377,30 +333,23 @@ class AddSinusoids(nn.Module):
 class TransformerEncoder(nn.Module):
     """EncoderLayers: x (B, T, D) to (B, T, D); `mask` (B, T) is True where x has a token, not padding."""
 
+    layer = EncoderLayer
+
     def __init__(self, D, H, layers, hidden, norm_first=True, norm=nn.LayerNorm, **options):
         super().__init__()
-        made = (EncoderLayer(D, H, hidden, norm_first, norm, **options) for _ in range(layers))
+        made = (self.layer(D, H, hidden, norm_first, norm, **options) for _ in range(layers))
         self.layers, self.norm = nn.ModuleList(made), norm(D) if norm_first else nn.Identity()
 
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, *source: Tensor, mask: Tensor | None = None) -> Tensor:
         for layer in self.layers:
-            x = layer(x, None if mask is None else mask[:, None, None])  # (B, T, D)
+            x = layer(x, *source, mask=None if mask is None else mask[:, None, None])  # (B, T, D)
         return self.norm(x)
 
 
-# %% tags=["export"]
-class TransformerDecoder(nn.Module):
+class TransformerDecoder(TransformerEncoder):
     """DecoderLayers: x (B, S, D) and source (B, T, D), whose tokens `mask` (B, T) tells, to (B, S, D)."""
 
-    def __init__(self, D, H, layers, hidden, norm_first=True, norm=nn.LayerNorm, **options):
-        super().__init__()
-        made = (DecoderLayer(D, H, hidden, norm_first, norm, **options) for _ in range(layers))
-        self.layers, self.norm = nn.ModuleList(made), norm(D) if norm_first else nn.Identity()
-
-    def forward(self, x: Tensor, source: Tensor, mask: Tensor | None = None) -> Tensor:
-        for layer in self.layers:
-            x = layer(x, source, None if mask is None else mask[:, None, None])  # (B, S, D)
-        return self.norm(x)
+    layer = DecoderLayer
 
 
 # %% tags=["export"]
@@ -420,11 +369,12 @@ class Transformer(nn.Module):
 
     def encode(self, source: Tensor, mask: Tensor | None = None) -> Tensor:
         """The encoder's vectors Z (B, T, D)."""
-        return self.encoder(self.positions(self.source_embedding(source)), mask)
+        return self.encoder(self.positions(self.source_embedding(source)), mask=mask)
 
     def decode(self, target: Tensor, Z: Tensor, mask: Tensor | None = None) -> Tensor:
         """The logits (B, S, target_vocabulary) of what follows each token of the target."""
-        return self.head(self.decoder(self.positions(self.target_embedding(target)), Z, mask))
+        x = self.positions(self.target_embedding(target))  # (B, S, D)
+        return self.head(self.decoder(x, Z, mask=mask))
 
     def forward(self, source: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
         return self.decode(target, self.encode(source, mask), mask)
@@ -432,8 +382,8 @@ class Transformer(nn.Module):
 
 # %% [markdown]
 # Figure 5.7 is drawn from a run with one layer in each half; the paper had six. The right column is the encoder, the
-# left one the decoder, and the encoder's result enters it in the middle block. There the shapes $S \times D$ and
-# $T \times D$ meet, and $S \times D$ goes on: however long the source, each position of the target gets one vector.
+# left one the decoder, and the encoder's result enters it in the middle block. There the shapes $S \times D$ and $T
+# \times D$ meet, and $S \times D$ goes on: however long the source, each position of the target gets one vector.
 
 # %% tags=["figure-5.7"]
 drawn = Transformer(124, 13, layers=1).to(DEVICE)
@@ -453,8 +403,7 @@ figure("5.7", "The encoder-decoder Transformer, as it ran with one layer in each
 # as its input, moved by one place, and predicts all its tokens in one pass; that is called *teacher forcing*. In use
 # it gets what it has written itself, token by token. Both must give the same logits, else it would be trained for
 # another task than the one it is used for. And padding must change nothing; without the mask it does, for the network
-# would read the filling as words. The last claim is about both at once: a causal encoder must ignore what is padded
-# *and* what comes later.
+# would read the filling as words.
 
 # %%
 seed(3)
@@ -470,38 +419,31 @@ padded = F.pad(source, (0, 3))  # (B, T + 3), with token 0
 is_token = torch.arange(12, device=DEVICE).expand(4, 12) < 9  # (B, T + 3)
 claim("padding changes nothing", model(padded, target, is_token), equals=at_once, within=1e-10)
 forgotten = (model(padded, target) - at_once).abs().max().item()
-causal = TransformerEncoder(12, 3, 2, 24, causal=True).to(**EXACT)
-read = torch.randn(4, 12, 12, generator=seed(6)).to(**EXACT)  # (B, T, D)
-both = causal(read, is_token)[:, :9]  # the last three are padding
-claim("a causal encoder of padded texts", both, equals=causal(read[:, :9]), within=1e-10)
 claim("without the mask it does", forgotten, at_least=0.01)
 
 # %% [markdown]
 # To learn a language takes millions of sentences and days. So ours translates something smaller that is translated
 # every day all the same: people write dates in all kinds of ways, and computers want one, the year first. Here are
-# eight ways, in three languages. The rules hide in details: the 1st, 2nd and 3rd but the 11th, *le 1er* in French, and
-# two digits of a year that mean 1950 to 1999 or 2000 to 2049. The last two ways contradict each other: Americans put
-# the month first, the British the day. Where the day is above 12 one can tell; elsewhere nobody can.
+# six ways, in two languages. The rules hide in details: the 1st, 2nd and 3rd but the 11th, and two digits of a year
+# that mean 1950 to 1999 or 2000 to 2049. The last two ways contradict each other: Americans put the month first, the
+# British the day. Where the day is above 12 one can tell; elsewhere nobody can.
 
 # %%
 MONTHS = "January February March April May June July August September October November December"
 GERMAN = "Januar Februar März April Mai Juni Juli August September Oktober November Dezember"
-FRENCH = "janvier février mars avril mai juin juillet août septembre octobre novembre décembre"
 DAYS = ["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"]
 
 
 def ways_to_write(date: datetime.date) -> list[str]:
-    """Eight ways in which people write a date from 1950 to 2049."""
+    """Six ways in which people write a date from 1950 to 2049."""
     d, m, y = date.day, date.month, date.year
-    month, monat, mois = (names.split()[m - 1] for names in (MONTHS, GERMAN, FRENCH))
+    month, monat = (names.split()[m - 1] for names in (MONTHS, GERMAN))
     th = "th" if 10 < d < 14 else {1: "st", 2: "nd", 3: "rd"}.get(d % 10, "th")
     return [
         f"{d} {month} {y}",
         f"{DAYS[date.weekday()]}, the {d}{th} of {month} {y}",
         f"{month[:3]} {d}, '{y % 100:02}",
         f"{d}. {monat} {y}",
-        f"le {d}{'er' if d == 1 else ''} {mois} {y}",
-        f"{d}.{m}.{y % 100:02}",
         f"{m}/{d}/{y}",
         f"{d}/{m}/{y}",
     ]
@@ -511,17 +453,17 @@ def ways_to_write(date: datetime.date) -> list[str]:
 # Of the 36,525 days of these hundred years, 200 are set aside: the training texts mention none of them, in any form.
 # From the others come 32,000 texts, each a random day in a random way. Source tokens are words in small letters,
 # single digits, and punctuation; the list of them is short, because dates are. Target tokens are digits, hyphens, a
-# start ▸, from which the first digit is predicted, and an end ◂. Our answers all have ten symbols; in general only the
-# network can know when a translation is complete, and says so by the probability of the end. For a real language the
-# lists would have tens of thousands of entries, and rare words would be cut into pieces (section 3.2).
+# start ▸, from which the first digit is predicted, and an end ◂. Our answers all have ten symbols; in general only
+# the network can know when a translation is complete, and says so by the probability of the end. For a real language
+# the lists would have tens of thousands of entries, and rare words would be cut into pieces (section 3.2).
 
 # %%
 draws, day_one = seed(1), datetime.date(1950, 1, 1)
-order = torch.randperm(36525, generator=draws).tolist()
+order = torch.randperm(36525, generator=draws).tolist()  # a number for each day
 all_days = [day_one + datetime.timedelta(number) for number in order]
 days_new, days_old = all_days[:200], all_days[200:]
 picks = torch.randint(len(days_old), (32_000,), generator=draws).tolist()
-ways = torch.randint(8, (32_000,), generator=draws).tolist()
+ways = torch.randint(6, (32_000,), generator=draws).tolist()
 texts = [ways_to_write(days_old[k])[way] for k, way in zip(picks, ways, strict=True)]
 
 
@@ -560,9 +502,9 @@ def date_loss(model: nn.Module, source: Tensor, target: Tensor) -> Tensor:
 # %% [markdown]
 # The loss is the cross-entropy of every symbol of the answer, given the symbols before it. Input and target are the
 # same sequence, moved against each other by one: without its last symbol it goes in, without its first it is what
-# should come out. All twelve tokens but the first are predicted in one pass, each from those before it, and padding of
-# the source is hidden by the mask. A mistake of one place here is the classic of the field. Moved by none, the network learns to copy
-# its input and reaches a loss of zero; moved by two, it learns next to nothing.
+# should come out. All twelve tokens but the first are predicted in one pass, each from those before it, and padding
+# of the source is hidden by the mask. A mistake of one place here is the classic of the field. Moved by none, the
+# network learns to copy its input and reaches a loss of zero; moved by two, it learns next to nothing.
 #
 # The decoder gives logits; how do we get a text? *Greedy decoding* takes the likeliest token, appends it, and asks
 # again. The encoder runs once, the decoder for every token. Here for many sources at once, for a fixed number of
@@ -597,7 +539,7 @@ def exact_match(texts: list[str], dates: list[datetime.date]) -> float:
 
 
 # %%
-exam = [(date, k) for date in days_new for k in range(8) if k < 6 or date.day > 12]
+exam = [(date, k) for date in days_new for k in range(6) if k < 4 or date.day > 12]
 matched = exact_match([ways_to_write(date)[k] for date, k in exam], [date for date, _ in exam])
 claim("dates never seen, all symbols right", matched, at_least=0.98)
 pair = to_source(["Tuesday, the 3rd of March 1987"]), to_target([datetime.date(1987, 3, 3)])
@@ -605,52 +547,23 @@ result = f"{100 * matched:.1f} % of new dates"
 summary["Transformer, dates"] = (*cost(translator, *pair), history.seconds, result, "guessing: 0")
 
 # %% [markdown]
-# The bar is an exact match: all ten symbols of a date that no training text mentioned. Texts with slashes and a day up
-# to 12 can be read in two ways, and are left out of the exam. After 1,000 steps, half a minute, hardly a text is
+# The bar is an exact match: all ten symbols of a date that no training text mentioned. Texts with slashes and a day
+# up to 12 can be read in two ways, and are left out of the exam. After 1,000 steps, half a minute, hardly a text is
 # wrong. The network was never told what a month is, that *März* and *March* are one, or that a year has four digits;
 # all of it is in the examples. The larger Transformer of the paper had 213 million weights, and was trained for three
 # and a half days on eight graphics processors to translate from English into German and French.
 #
-# Where does it look? To see it, we hang a hook on every `Attention` of a model. As the signal passes in an ordinary
-# forward pass, the hook asks the layer for its scores. The same function will serve for GPT and for the Vision
-# Transformer. Six attentions answer here: one in each layer of the encoder, two in each layer of the decoder. Every
-# row of a map belongs to one position that looks, and adds up to one.
+# Where does it look? `attention_maps` of `lbdl` hangs a hook on every `Attention` of a model and asks it for its
+# scores as the signal passes. It serves for GPT and for the Vision Transformer as well. Six attentions answer here:
+# one in each layer of the encoder, two in each of the decoder.
 
-
-# %% tags=["export"]
-@torch.no_grad()
-def attention_maps(model: nn.Module, *inputs) -> dict[str, Tensor]:
-    """The scores (B, H, T, S) of every Attention in a model, by its name, in one forward pass."""
-    found, hooks = {}, []
-
-    def look(name: str) -> Callable:
-        def hook(layer, given, options):
-            options = {key: value for key, value in options.items() if key != "cache"}
-            found[name] = layer.scores(*given, **options)
-
-        return hook
-
-    for name, module in model.named_modules():
-        if isinstance(module, Attention):
-            hooks.append(module.register_forward_pre_hook(look(name), with_kwargs=True))
-    model(*inputs)
-    for hook in hooks:
-        hook.remove()
-    return found
-
-
-# %%
-maps = attention_maps(translator, *pair)
-claim("attention maps: six, whose rows add up to one", len(maps) == 6)
-for_all = torch.stack([m.sum(-1).sub(1).abs().max() for m in maps.values()]).max()
-claim("largest error of these sums", for_all, at_most=1e-4)
 
 # %% [markdown]
 # The widget shows the maps of the last cross-attention, one for each head: what was read from top to bottom, what is
-# written from left to right. A square is dark where the decoder, about to write that symbol, looks at that word. Three
-# things to try. Change the way of writing: the heads find year, month and day wherever they stand, and where one word
-# serves for two digits, both look at it. Choose the 3rd of April in the last two ways, which look the same. Then leave
-# the hundred years of the training, and see when the answers break.
+# written from left to right. A square is dark where the decoder, about to write that symbol, looks at that word.
+# Three things to try. Change the way of writing: the heads find year, month and day wherever they stand, and where
+# one word serves for two digits, both look at it. Choose the 3rd of April in the last two ways, which look the same.
+# Then leave the hundred years of the training, and see when the answers break.
 
 # %%
 on_cpu = copy.deepcopy(translator).cpu().eval()
@@ -691,74 +604,64 @@ def scene(fig):
 # %%
 knobs = {"day": slider(1, 28, 23), "month": slider(1, 12, 3), "year": slider(1930, 2069, 1987)}
 caption = "A date, translated live, and where the decoder looks."
-explore(scene, "5.3b", caption, (8.5, 3.9), held="trained", **knobs, way=slider(1, 8, 2))
+explore(scene, "5.3a", caption, (8.5, 3.9), held="trained", **knobs, way=slider(1, 6, 2))
 
 # %% [markdown]
-# Has it understood dates? On days never seen it is nearly perfect. Here are three more exams on the same 200 days: the
-# day written twice, "23 23 March 1987", a slip that any person forgives; the year first, "1987 March 23", with words
-# that are all known, but never in this order; and the same days two centuries earlier.
+# Has it understood dates? On days never seen it is nearly perfect. Here are three more exams on the same 200 days:
+# the day written twice, "23 23 March 1987", a slip that any person forgives; the year first, "1987 March 23", with
+# words that are all known, but never in this order; and the same days two centuries earlier.
 
 # %%
 earlier = [date.replace(year=date.year - 200, day=min(date.day, 28)) for date in days_new]
 usual, names = [ways_to_write(date)[0] for date in days_new], MONTHS.split()
-exams = {
-    "as in training": (usual, days_new),
-    "day twice": ([f"{d.day} {text}" for d, text in zip(days_new, usual, strict=True)], days_new),
-    "year first": ([f"{d.year} {names[d.month - 1]} {d.day}" for d in days_new], days_new),
-    "200 years earlier": ([ways_to_write(date)[0] for date in earlier], earlier),
-}
+exams = {"as in training": (usual, days_new)}
+exams["day twice"] = [f"{d.day} {text}" for d, text in zip(days_new, usual, strict=True)], days_new
+exams["year first"] = [f"{d.year} {names[d.month - 1]} {d.day}" for d in days_new], days_new
+exams["200 years earlier"] = [ways_to_write(date)[0] for date in earlier], earlier
 marks = {name: exact_match(*exam) for name, exam in exams.items()}
 claim("dates of another century, all symbols right", marks["200 years earlier"], at_most=0.1)
 claim("the year first, all symbols right", marks["year first"], at_most=0.1)
 
 # %%
-fig, ax = plt.subplots(figsize=(7, 1.9))
-bars = ax.barh(list(marks), list(marks.values()), color=[color.model] + [color.test] * 3)
-ax.bar_label(bars, [f"{mark:.2f}" for mark in marks.values()], padding=4)
-ax.invert_yaxis()
-ax.set(xlim=(0, 1.1), xticks=[0, 0.5, 1], xlabel="share of answers with all symbols right")
-said = "; ".join(f"{name} {mark:.2f}" for name, mark in marks.items())
-figure("5.3c", "The same days, written as the network has never seen it.", said, held="trained")
+table(
+    ["exam", "all symbols right"],
+    [(name, f"{mark:.2f}") for name, mark in marks.items()],
+    ["all symbols right"],
+)
 
 # %% [markdown]
-# The repeated day is mostly forgiven: the decoder looks for a number next to a month, and finds one. The other two are not: it has learned where things stand in the texts that it
-# saw, and which hundreds there are, not what a date is. Within the range of its examples it is reliable; outside it is
-# wrong, and does not say so: its probabilities are as high as before. The remedy in practice is more examples, of
-# everything. Nobody would give such a network dates of the eighteenth century on purpose; but data drift, a form gets a
-# new field, and then a test set that was drawn like the training set says nothing.
+# The repeated day is mostly forgiven: the decoder looks for a number next to a month, and finds one. The other two
+# are not: it has learned where things stand in the texts that it saw, and which hundreds there are, not what a date
+# is. Within the range of its examples it is reliable; outside it is wrong, and does not say so: its probabilities are
+# as high as before. The remedy in practice is more examples, of everything. Nobody would give such a network dates of
+# the eighteenth century on purpose; but data drift, a form gets a new field, and then a test set that was drawn like
+# the training set says nothing.
 #
-# **Exercise.** Greedy decoding cannot take anything back. Perhaps the second best token would have been followed by
-# such sure ones that the whole is likelier, for the probability of a text is the product of those of its tokens. *Beam
-# search* hedges: it keeps the $K$ best beginnings, tries every token after each, and keeps the $K$ best of all these.
-# Write one step. Given are the log-probabilities of the beginnings and those of the next tokens; wanted are the best
-# totals, the beginnings that they continue, and their tokens.
+# **Exercise.** The mask of a batch of texts follows from their lengths. Write it, on the device of the lengths: True
+# where there is a token, False where there is padding.
 
 
 # %% tags=["exercise"]
-def beam_step(score: Tensor, log_p: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """For score (K,), log_p (K, V): the K best totals, their parents and tokens, all (K,)."""
+def padding_mask(lengths: Tensor, T: int) -> Tensor:
+    """The mask (B, T) of B texts with these lengths (B,), filled up to T positions."""
     raise NotImplementedError
 
 
-score, uneven = torch.tensor([0.5, 0.3]).log(), torch.tensor([0.9, 0.1]).log()
-log_p = torch.tensor([[0.4, 0.35, 0.25], [0.9, 0.05, 0.05]]).log()
-best_two, both_first = torch.tensor([0.27, 0.2]), torch.tensor([[0, 0], [0, 1]])
+two, expected = (
+    torch.tensor([1, 3], device=DEVICE),
+    torch.tensor([[1, 0, 0], [1, 1, 1]], device=DEVICE) > 0,
+)
 check(
-    beam_step,
-    ("0.3 · 0.9 is best, then 0.5 · 0.4", lambda g: (g(score, log_p)[0].exp(), best_two)),
-    ("they continue beginnings 1 and 0", lambda g: (g(score, log_p)[1], torch.tensor([1, 0]))),
-    (
-        "with 0.9 and 0.1: beginning 0 twice",
-        lambda g: (torch.stack(g(uneven, log_p)[1:]), both_first),
-    ),
+    padding_mask,
+    ("texts of 1 and 3 tokens", lambda g: (g(two, 3), expected)),
+    ("the same, filled up to 5", lambda g: (g(two, 5), F.pad(expected, (0, 2)))),
 )
 
 
 # %% tags=["solution", "hide-input"]
-def beam_step(score: Tensor, log_p: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """All K V totals in one row: quotient and remainder are a winner's row and column."""
-    total, chosen = (score[:, None] + log_p).flatten().topk(len(score))
-    return total, chosen // log_p.shape[1], chosen % log_p.shape[1]
+def padding_mask(lengths: Tensor, T: int) -> Tensor:
+    """A position is a token if its number, counted from 0, is below the length."""
+    return torch.arange(T, device=lengths.device) < lengths[:, None]
 
 
 # %% [markdown]
@@ -766,16 +669,16 @@ def beam_step(score: Tensor, log_p: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 #
 # Throw the encoder away. What remains is a stack of causal layers that reads a text and says at every position which
 # token may come next. It is trained on nothing but text, and then writes: the **Generative Pre-trained Transformer**
-# (Radford and others, 2018). *Pre-trained*, since this one training, to predict what comes next, serves as preparation
-# for all kinds of tasks (chapter 8). A layer of it is our `EncoderLayer` with a causal mask; there is nobody to
-# cross-attend to.
+# (Radford and others, 2018). *Pre-trained*, since this one training, to predict what comes next, serves as
+# preparation for all kinds of tasks (chapter 8). A layer of it is our `EncoderLayer` with a causal mask; there is
+# nobody to cross-attend to.
 #
 # The trick is in the data. Translation needs pairs of texts that somebody has made; a text that is its own exercise
 # can be had by the billion. And to predict the next word well, everything that is in a text becomes useful: grammar,
 # facts, what people usually do. That this scales, section 3.7 has shown.
 #
-# Positions are told by a learned table with a vector for each, which is added to the embeddings. So a text may have at
-# most $T$ tokens, the *context*: all that the network can have before its eyes at once. Embedding and output are
+# Positions are told by a learned table with a vector for each, which is added to the embeddings. So a text may have
+# at most $T$ tokens, the *context*: all that the network can have before its eyes at once. Embedding and output are
 # *tied*: the matrix that turns a token into a vector also turns the last vectors into logits, as products with the
 # vectors of all tokens. That saves $V D$ weights, nearly a third of the smallest GPT-2. Every block begins by adding
 # nothing, because the last matrix of each branch starts at zero (section 4.7).
@@ -792,35 +695,23 @@ def beam_step(score: Tensor, log_p: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 # %% tags=["export"]
 class GPT(nn.Module):
-    """Logits (B, T, V) of the next token at every position of tokens (B, T'), T' up to T (book, 5.3).
+    """Logits (B, T', V) of the next token at every position of tokens (B, T'), T' up to T (book, 5.3).
 
     By default GPT-2 (Radford et al., 2019), without dropout. rotary: the base of rotary positions, in
-    place of the table. caches: a Cache for each layer, with the keys and values of the tokens before.
-    Raises ValueError for tokens of another shape, and beyond the context.
+    place of the table; options: norm, activation, qk_norm. Longer texts raise a ValueError.
     """
 
-    def __init__(
-        self,
-        V,
-        T,
-        D=128,
-        H=4,
-        layers=2,
-        norm=nn.LayerNorm,
-        activation=nn.GELU,
-        rotary=None,
-        qk_norm=False,
-    ):
+    def __init__(self, V, T, D=128, H=4, layers=2, norm=nn.LayerNorm, rotary=None, **options):
         super().__init__()
         self.T, self.embedding = T, nn.Embedding(V, D)
         self.positions = nn.Embedding(T, D) if rotary is None else None
-        options = {"causal": True, "rotary": rotary, "qk_norm": qk_norm}
-        made = (EncoderLayer(D, H, 4 * D, True, norm, activation, **options) for _ in range(layers))
+        options |= {"causal": True, "rotary": rotary}
+        made = (EncoderLayer(D, H, 4 * D, norm=norm, **options) for _ in range(layers))
         self.layers, self.norm = nn.ModuleList(made), norm(D)
         self.head = nn.Linear(D, V, bias=False)
         self.head.weight = self.embedding.weight  # tied
-        for table in (self.embedding, self.positions or self.embedding):
-            nn.init.normal_(table.weight, std=0.02)
+        for rows in (self.embedding, self.positions or self.embedding):
+            nn.init.normal_(rows.weight, std=0.02)
         for layer in self.layers:  # each block begins by adding nothing (section 4.7)
             for last in (layer.attention.attention.out, layer.feed_forward.layers[2]):
                 nn.init.zeros_(last.weight)
@@ -839,8 +730,9 @@ class GPT(nn.Module):
 
 
 # %% [markdown]
-# Is it GPT-2? With the sizes of the smallest one, 12 layers of width 768, 50,257 tokens and a context of 1,024, it must
-# have that model's number of parameters, to the last one. (On the device "meta" tensors have shapes and no numbers.)
+# Is it GPT-2? With the sizes of the smallest one, 12 layers of width 768, 50,257 tokens and a context of 1,024, it
+# must have that model's number of parameters, to the last one. (On the device "meta" tensors have shapes and no
+# numbers.)
 
 # %%
 with torch.device("meta"):
@@ -849,51 +741,40 @@ count = sum(w.numel() for w in gpt2.parameters())
 claim("GPT at GPT-2's sizes: 124,439,808 parameters", count == 124_439_808)
 
 # %% [markdown]
-# Figure 5.8 is drawn from our small GPT for characters, on the left as a whole, on the right with a layer opened. The
-# signal keeps its shape from the embedding to the last norm, so there may be as many layers as one likes: two here, 96
-# in the largest GPT-3. Compare the right part with figure 5.6: it is a self-attention block and a feed-forward block,
-# and nothing else in the model has many weights but the embedding.
+# Figure 5.8 is drawn from a small GPT for characters with one layer, which is two blocks. The signal keeps its shape
+# from the embedding to the last norm, so there may be as many layers as one likes: two here, 96 in the largest GPT-3.
+# Figure 5.6 has opened the blocks; nothing else in the model has many weights but the embedding.
 
-# %% tags=["figure-5.8"]
+# %%
 plays, endings = shakespeare("train", DEVICE), shakespeare("validation", DEVICE)
 V, CONTEXT = len(plays.characters), 64
-plain = GPT(V, CONTEXT).to(DEVICE)
-names = {"tokens": "tokens", "embedding": "embedding", "positions": "learned positions"}
-names |= {
-    EncoderLayer: "causal layer",
-    Attention: "attention\n4 heads, causal",
-    "head": "fully connected",
-}
-look = {
-    "names": names,
-    "size": 12,
-    "passing": color.gradient,
-    "letters": {64: "T", 128: "D", 512: "4 D", V: "V"},
-}
-fig, axes = plt.subplots(1, 2, figsize=(7, 7.2), width_ratios=[5, 4])
-inputs = plays.codes[None, :CONTEXT], torch.rand(1, CONTEXT, 128, device=DEVICE)
-said = schematic(axes[0], plain, inputs[0], closed=(EncoderLayer,), output="logits", **look)
-said += " A causal layer: "
-said += schematic(axes[1], plain.layers[0], inputs[1], closed=(Attention,), output="signal", **look)
-for ax, title in zip(axes, ("GPT", "a causal layer"), strict=True):
-    ax.set_title(title, loc="center", y=-0.07)
-figure("5.8", "GPT, and one of its layers, as they ran.", said)
+plain, one = GPT(V, CONTEXT), plays.codes[None, :CONTEXT].cpu()  # one text (1, T)
+
+# %% tags=["figure-5.8"]
+names = {"positions": "learned positions", SelfAttentionBlock: "causal self-attention block"}
+names |= {FeedForwardBlock: "feed-forward block"}
+look = {"letters": {64: "T", 128: "D", V: "V"}, "names": names, "size": 11, "output": "logits"}
+fig, ax = plt.subplots(figsize=(4.6, 5.6))
+closed = (SelfAttentionBlock, FeedForwardBlock)
+said = schematic(ax, GPT(V, CONTEXT, layers=1), one, closed=closed, **look)
+figure("5.8", "GPT, as it ran with one layer.", said)
 
 # %% [markdown]
-# To write, GPT draws a token from its probabilities, appends it, and goes on. For every new token the whole text would
-# go through the network again. But keys and values of the old tokens never change, because the mask keeps the future
-# from them. So each layer keeps them in a `Cache`, the *KV cache*, and only the new token has to be computed. Two
-# details are easily forgotten, and both lead to a model that still writes, only worse, so that nobody notices without a
-# test. The first new position is not position 0, neither for the table nor for the rotation.
-# And if several tokens come at once, each may look at the whole cache, but among the new ones only back: that is the
-# triangle moved by $S - T$ in `Attention`.
+# To write, GPT draws a token from its probabilities, appends it, and goes on. For every new token the whole text
+# would go through the network again. But keys and values of the old tokens never change, because the mask keeps the
+# future from them. So each layer keeps them in a `Cache`, the *KV cache*, and only the new token has to be computed.
+# Two details are easily forgotten, and both lead to a model that still writes, only worse, so that nobody notices
+# without a test. The first new position is not position 0, neither for the table nor for the rotation. And if several
+# tokens come at once, each may look at the whole cache, but among the new ones only back: that is the triangle moved
+# by $S - T$ in `Attention`.
 #
-# `generate` divides the logits by a *temperature* before it draws: below 1 likely tokens become likelier still, above 1
-# all become more alike, and 0 always takes the likeliest. With `top_k` only the $k$ likeliest may be drawn, so that
-# one odd token does not spoil a word. When the context is full, the older half of it is forgotten, and the other half
-# read anew. (To drop one token each time would move all positions, and every key would have to be computed again.)
-# Probabilities are drawn from on the CPU, in 64 bits and from a generator of its own, so that a text does not depend
-# on the device more than the logits do. With `cached=False` everything is computed anew each time, for the comparison.
+# `generate` divides the logits by a *temperature* before it draws: below 1 likely tokens become likelier still, above
+# 1 all become more alike, and 0 always takes the likeliest. With `top_k` only the $k$ likeliest may be drawn, so that
+# one odd token does not spoil a word. A writer that may go on for ever needs a rule for the end of its context. Ours
+# is simple: when the context is full, the older half of it is forgotten, and the other half read anew. (To drop one
+# token each time would move all positions, and every key would have to be computed again.) Probabilities are drawn
+# from on the CPU, in 64 bits and from a generator of its own, so that a text does not depend on the device more than
+# the logits do. With `cached=False` everything is computed anew each time, for the comparison.
 
 
 # %% tags=["export"]
@@ -915,16 +796,10 @@ class Cache:
 
 
 @torch.no_grad()
-def generate(
-    gpt, tokens, count, temperature=1.0, top_k=None, generator=None, cached=True
-) -> Tensor:
-    """Tokens (B, T) and `count` more, drawn one by one: (B, T + count). Where the context is full, the
-    older half is forgotten. Raises ValueError for an empty prompt, temperature < 0, top_k < 1.
-    """
+def generate(gpt, tokens, count, temperature=1.0, top_k=None, generator=None, cached=True):
+    """Tokens (B, T) and `count` more, drawn one by one: (B, T + count); temperature 0 is greedy."""
     if tokens.ndim != 2 or tokens.shape[1] == 0:
-        raise ValueError(
-            f"generate: expected a prompt (B, T) with T ≥ 1, got {tuple(tokens.shape)}"
-        )
+        raise ValueError(f"generate: expected a prompt (B, T), T ≥ 1, got {tuple(tokens.shape)}")
     if temperature < 0 or (top_k is not None and top_k < 1):
         raise ValueError(
             f"generate: expected temperature ≥ 0, top_k ≥ 1, got {temperature}, {top_k}"
@@ -949,10 +824,10 @@ def generate(
 
 
 # %% [markdown]
-# Two things must hold, for the plain GPT and for one with the newer options. No logit may depend on a later token. And
-# the cache must change nothing, whether tokens come one by one or in pieces of any size; then the text that is written
-# with it is the same, token for token. All weights are drawn anew at random before, since those that are still zero
-# would hide mistakes.
+# Two things must hold, for the plain GPT and for one with the newer options. No logit may depend on a later token.
+# And the cache must change nothing, whether tokens come one by one or in pieces of any size; then the text that is
+# written with it is the same, token for token. All weights are drawn anew at random before, since those that are
+# still zero would hide mistakes.
 
 # %%
 MODERN = {"norm": nn.RMSNorm, "rotary": 10_000.0, "qk_norm": True}
@@ -983,47 +858,37 @@ for name, gpt in shaken.items():
     both = [generate(gpt, prompt[:, :8], 40, generator=seed(4), cached=c) for c in (True, False)]
     claim(f"{name}: the same text with the cache and without", both[0], equals=both[1])
 
-# %%
-greedy = [
-    generate(gpt, prompt[:, :8], 5, **options) for options in ({"temperature": 0}, {"top_k": 1})
-]
-likeliest = gpt(greedy[0][:, :-1])[:, 7:].argmax(2)  # (B, 5)
-claim("temperature 0 is greedy, and so is top_k = 1", greedy[0], equals=greedy[1])
-claim("greedy: always the likeliest", greedy[0][:, 8:], equals=likeliest)
-
 # %% [markdown]
 # What does the cache save? Without it, token $t$ costs a pass over $t$ tokens; with it, a pass over one that looks at
 # $t$. `cost` counts the multiplications for 64 tokens, and the clock says what that is worth.
 
 # %%
-full, one = copy.deepcopy(plain).cpu(), plays.codes[None, :CONTEXT].cpu()
-without = sum(cost(full, one[:, :t])[1] for t in range(1, CONTEXT + 1))
-caches, with_cache = [Cache() for _ in full.layers], 0
-for t in range(CONTEXT):
-    with_cache += cost(full, one[:, t : t + 1], caches)[1]
-factor = without / with_cache
-claim(
-    "64 tokens: multiplications without the cache, as a multiple", factor, at_least=30, at_most=36
+without = sum(cost(plain, one[:, :t])[1] for t in range(1, CONTEXT + 1))
+caches = [Cache() for _ in plain.layers]
+factor = without / sum(cost(plain, token, caches)[1] for token in one.split(1, dim=1))
+claim("multiplications without the cache, as a multiple", factor, at_least=30, at_most=36)
+full, saved = (partial(generate, plain, one[:, :1], 63, cached=cached) for cached in (False, True))
+note(
+    "time without the cache, as a multiple",
+    f"{seconds(full, repeats=3) / seconds(saved, repeats=3):.1f}",
 )
-times = [
-    seconds(lambda c=c: generate(full, one[:, :1], 63, cached=c), repeats=3) for c in (False, True)
-]
-note("64 tokens: time without the cache, as a multiple", f"{times[0] / times[1]:.1f}")
 
 # %% [markdown]
 # The gain in time is far below that in multiplications. A small network spends its time on calling operations, not on
-# computing, and those are called for one token as often as for 64. The larger the network and the longer the text, the
-# nearer the one comes to the other; in large models the cache is what makes writing affordable, and its size, two
-# vectors of $D$ numbers for each layer and token, is what limits how many texts a GPU can write at once.
+# computing, and those are called for one token as often as for 64. The larger the network and the longer the text,
+# the nearer the one comes to the other; in large models the cache is what makes writing affordable, and its size, two
+# vectors of $D$ numbers for each layer and token, is what limits how many texts a GPU can write at once. Newer models
+# shrink it by letting several heads share their keys and values, as SmolLM2 does, which chapter 7 runs.
 #
-# Now train it. The text is that of section 3.2, nine plays by Shakespeare and their unseen ends, a token for each character. Three
-# models read it: the counts of runs of five characters and the causal convolution of section 3.2, and a GPT with the
-# newer options. The matrices in its layers are trained by Muon (Jordan and others, 2024). An averaged gradient mostly
-# points in a few directions; Muon replaces its singular values by about 1, so that a step goes equally far in all,
-# and needs only matrix products for it. The rest is left to AdamW. (PyTorch has a Muon, too, which computes in 16
-# bits; many processors have no instructions for these, so `lbdl` has one that keeps the precision of the weights.)
-# Both learning rates rise over the first 30 steps and then fall to zero. The windows of text have 65 characters: the
-# first 64 are read, the last 64 are to be predicted, each one place further on, so that a window gives 64 examples.
+# Now train it. The text is that of section 3.2, nine plays by Shakespeare and their unseen ends, a token for each
+# character. Three models read it: the counts of runs of five characters and the causal convolution of section 3.2,
+# and a GPT with the newer options. The matrices in its layers are trained by Muon (Jordan and others, 2024). An
+# averaged gradient mostly points in a few directions; Muon replaces its singular values by about 1, so that a step
+# goes equally far in all, and needs only matrix products for it. The rest is left to AdamW. (PyTorch has a Muon, too,
+# which computes in 16 bits; many processors have no instructions for these, so `lbdl` has one that keeps the
+# precision of the weights.) Both learning rates rise over the first 30 steps and then fall to zero. The windows of
+# text have 65 characters: the first 64 are read, the last 64 are to be predicted, each one place further on, so that
+# a window gives 64 examples.
 
 
 # %% tags=["export"]
@@ -1042,27 +907,16 @@ texts, texts_new = windows(plays.codes, CONTEXT), windows(endings.codes, CONTEXT
 STEPS = 400
 
 
-def by_position(model: nn.Module, texts: Tensor) -> Tensor:
-    """The mean loss at each position (T,) of windows (N, T + 1)."""
-    found = []
+def nats_of(model: nn.Module) -> float:
+    """The mean loss of a model on the unseen ends of the plays."""
     with torch.no_grad():
-        for window in texts.split(128):
-            logits, T = model(window[:, :-1]).flatten(0, 1), window.shape[1] - 1  # (B T, V)
-            each = F.cross_entropy(logits, window[:, 1:].flatten(), reduction="none")
-            found.append(each.view(-1, T))
-    return torch.cat(found).mean(0)
+        losses = [next_token_loss(model, window).item() for window in texts_new.split(128)[:-1]]
+    return sum(losses) / len(losses)
 
-
-# %% [markdown]
-# Before any training all characters should be about equally likely, so that the loss is near $\log V$. It is the first
-# thing to look at in every new language model: a higher loss means that the initial logits are too large, and a lower
-# one that the answer leaks into the input.
 
 # %%
 seed(0)
 gpt = GPT(V, CONTEXT, **MODERN).to(DEVICE)
-fresh_loss = by_position(gpt, texts_new[:128]).mean()
-claim("loss of a fresh GPT, over log V", fresh_loss / math.log(V), at_least=0.98, at_most=1.02)
 some = texts[torch.randperm(len(texts), generator=seed(0))[: 16 * STEPS].to(DEVICE)]
 optimizers, schedules = gpt_optimizers(gpt, STEPS)
 history = fit(gpt, batches(some, size=16), next_token_loss, optimizers, 1, schedules, label="GPT")
@@ -1074,18 +928,13 @@ history = fit(gpt, batches(some, size=16), next_token_loss, optimizers, 1, sched
 # %%
 seed(0)
 convolution = CausalNetwork(V).to(DEVICE)
-other = train(convolution, batches(some, size=16), next_token_loss, 1e-2)
+train(convolution, batches(some, size=16), next_token_loss, 1e-2)
 lines = ["".join(plays.characters[c] for c in window) for window in some.tolist()]
-seen = count_runs(
-    "\0".join(lines), 5
-)  # the same characters; no run goes from one window to another
-new, orders = endings.text[:20_000], [1, 2, 3, 4, 5]
-logs = [math.log(likelihood(new[t], new[t - 4 : t], orders, seen, V)) for t in range(4, len(new))]
-loss_at = by_position(gpt, texts_new)  # (T,)
-nats = {
-    "GPT": loss_at.mean().item(),
-    "causal convolution": by_position(convolution, texts_new).mean().item(),
-}
+seen, new = count_runs("\0".join(lines), 5), endings.text[:20_000]  # no run leaves its window
+logs = [
+    math.log(likelihood(new[t], new[t - 4 : t], range(1, 6), seen, V)) for t in range(4, len(new))
+]
+nats = {"GPT": nats_of(gpt), "causal convolution": nats_of(convolution)}
 nats["counts of runs of five"] = -sum(logs) / len(logs)
 
 # %%
@@ -1097,64 +946,32 @@ claim("GPT ahead of the convolution, nats a character", ahead, at_least=0.02)
 
 # %%
 results = [f"{loss:.2f} nats a character" for loss in nats.values()]
-baseline = f"{results[2]} by counting"
-for name, network, run, result in zip(
-    nats, (gpt, convolution), (history, other), results, strict=False
-):
-    parameters, multiplications = cost(copy.deepcopy(network).cpu(), one)  # for 64 tokens
-    summary[name] = (parameters, multiplications // CONTEXT, run.seconds, result, baseline)
+parameters, multiplications = cost(copy.deepcopy(gpt).cpu(), one)  # for 64 tokens
+costs = (parameters, multiplications // CONTEXT, history.seconds)
+summary["GPT, a character"] = (*costs, results[0], f"{results[2]} by counting")
 table(["model", "new text"], list(zip(nats, results, strict=True)), varies=["new text"])
 
 # %% [markdown]
 # The measure is nats a character, the mean of $-\log p$ for the character that came; no idea at all is $\log 79$, or
 # 4.37. All three have read the same 410 thousand characters once. Attention is ahead of the convolution, which sees
-# nine characters and has fewer weights, and counting is a little ahead of both. A table learns a run of five characters from
-# seeing it once, while each step of gradient descent changes a bit of everything. With little data and little time, to
-# count is hard to beat, and a paper that does not show this baseline should be read with care. But tables do not grow
-# well: they cannot see that "king" and "queen" are alike, nor look back by a paragraph, and longer runs hardly ever
-# return. The network goes on improving with data, parameters and time (section 3.7), and where language models work
-# today no table follows.
+# nine characters and has fewer weights, and counting is a little ahead of both. A table learns a run of five
+# characters from seeing it once, while each step of gradient descent changes a bit of everything. With little data
+# and little time, to count is hard to beat, and a paper that does not show this baseline should be read with care.
+# But tables do not grow well: they cannot see that "king" and "queen" are alike, nor look back by a paragraph, and
+# longer runs hardly ever return. The network goes on improving with data, parameters and time (section 3.7), and
+# where language models work today no table follows.
 #
 # Three warnings about such a table. The models have seen equal data, not equal time: to count takes a second, the
-# convolution a few, GPT half a minute. The learning rates were chosen by the loss on the text on which it is reported,
-# which flatters the networks a little. And the sizes are what fits into half a minute, so nothing follows for larger
-# ones.
-#
-# How much does the past help? In the figure is the loss by position. The first characters are guesswork, most is
-# gained in the first five, and a little more up to the end of the context. Beyond it is ground on which the network
-# never was. Rotary positions let it run there, once the limit is lifted, but it has not learned what such distances
-# mean.
-
-# %%
-longer = copy.deepcopy(gpt)
-longer.T = 2 * CONTEXT
-loss_beyond = by_position(longer, windows(endings.codes[:54_000], 2 * CONTEXT))  # (2 T,)
-late, after = loss_at[32:].mean(), loss_beyond[96:].mean()
-claim("beyond its context GPT gets worse, nats a character", after - late, at_least=0.05)
-
-# %%
-groups = [1, 1, 2, 4] + [8] * 15  # means over so many positions
-by_group = [part.mean().item() for part in loss_beyond.split(groups)]
-at = [part.mean().item() for part in torch.arange(1.0, 129).split(groups)]
-fig, ax = plt.subplots(figsize=(6.5, 3))
-ax.plot(at, by_group, "o-", color=color.test, ms=3)
-ax.text(8, 2.25, "GPT on new text", color=color.test)
-ax.axvline(CONTEXT, color=color.quiet, lw=1)
-ax.text(66, 2.9, "longer than\nit was trained for", color="#777777")
-ax.axhline(nats["counts of runs of five"], color=color.weights, lw=1)
-ax.text(128, nats["counts of runs of five"] - 0.13, "counts", color=color.weights, ha="right")
-ax.set(
-    xlabel="position", ylabel="nats a character", xticks=[1, 16, 32, 64, 96, 128], ylim=(1.3, 3.3)
-)
-said = f"The loss falls to {late:.2f} late in the context and is {after:.2f} far beyond it."
-figure("5.3d", "GPT's loss on new text, by position.", said, held="trained")
+# convolution a few, GPT half a minute. The learning rates were chosen by the loss on the text on which it is
+# reported, which flatters the networks a little. And the sizes are what fits into half a minute, so nothing follows
+# for larger ones.
 
 # %% [markdown]
 # Let it write. Nobody has written the next passage before; your machine may draw another one. Words are mostly words,
 # lines look like lines, names stand where names stand, and it means nothing at all. At a temperature of 1 there would
 # be more odd words, at 0.3 the same few phrases over and over. Half a minute of training gets so far; the step from
-# here to a model that answers questions is one of size, of data, and of further training on what people want
-# (chapter 7), not one of architecture.
+# here to a model that answers questions is one of size, of data, and of further training on what people want (chapter
+# 7), not one of architecture.
 
 # %%
 opening = torch.tensor([[plays.characters.index(c) for c in "The king "]], device=DEVICE)  # (1, T)
@@ -1162,64 +979,50 @@ written = generate(gpt, opening, 300, temperature=0.7, generator=seed(7))[0].tol
 note("GPT writes", "".join(plays.characters[code] for code in written).replace("\n", " / "))
 
 # %% [markdown]
-# What does it expect, and where does it look? The line is from the ends of the plays, so the network never saw it.
-# Above stand the scores of one head for the characters that were read, seen from the last of them; below, the
-# probabilities of what may come next, the right character in pink. Three things to try. Read on, one character at a
-# time: inside a word the bars get sure of themselves, at its beginning they do not. Go through the heads: most look at
-# the last few characters, each in its own way. Lower the temperature, and the likeliest takes all. A warning: that a
-# head looks at a character does not tell what it takes from there, nor what later layers make of it. In the second
-# layer the keys are no longer single characters, for each position has already gathered something about those before.
+# What does it expect, and where does it look? The line is from the end of Macbeth, and the ends of the plays are kept
+# for testing, so the network never saw it. Blue marks the scores of one head for the characters that were read, seen
+# from the last of them; the bars are the probabilities of what may come next, that of the right character in pink.
+# Three things to try. Read on, one character at a time: inside a word the bars get sure of themselves, at its
+# beginning they do not. Go through the heads: most look at the last few characters, each in its own way. Lower the
+# temperature, and the likeliest takes all. A warning: that a head looks at a character does not tell what it takes
+# from there, nor what later layers make of it. In the second layer the keys are no longer single characters, for each
+# position has already gathered something about those before.
 
 # %%
 LINE, SIGNS = "Life's but a walking shadow; a poor player,", "abcdefghijklmnopqrstuvwxyz ,.'\n"
-codes = torch.tensor([plays.characters.index(c) for c in LINE])  # (T,)
-sign_codes = torch.tensor([plays.characters.index(c) for c in SIGNS])  # (31,)
-reader = copy.deepcopy(gpt).cpu()
-with torch.no_grad():
-    expected = reader(codes[None])[0]  # (T, V)
-looks = list(attention_maps(reader, codes[None]).values())  # a map (1, H, T, T) for each layer
+codes, signs = ([plays.characters.index(c) for c in text] for text in (LINE, SIGNS))
+reader, line = copy.deepcopy(gpt).cpu(), torch.tensor([codes])  # (1, T)
+logits, looks = reader(line)[0].detach(), list(attention_maps(reader, line).values())  # (T, V)
 
 
 # %%
 def scene(fig):
-    """Above, bars over a line of a play: the scores of one head. Below, a bar for each next character."""
-    above, below = fig.subplots(2, 1)
-    scores = above.bar(range(len(LINE)), [0] * len(LINE), color=color.input)
-    above.set_xticks(range(len(LINE)), LINE.replace(" ", "␣"))
-    above.tick_params(axis="x", length=0)
-    unread = above.axvspan(0, len(LINE), fc="white", alpha=0.8, zorder=4)
-    above.set(ylim=(0, 1), ylabel="score", yticks=[0, 1], xlim=(-1, len(LINE)))
-    bars = below.bar(range(len(SIGNS)), [0] * len(SIGNS), color=color.model)
-    below.set(ylim=(0, 1), ylabel="probability", yticks=[0, 1], xlim=(-0.7, len(SIGNS) - 0.3))
-    below.set_xticks(range(31), [*SIGNS[:26], "␣", *SIGNS[27:30], "↵"])
-    below.tick_params(axis="x", length=0)
+    """A line of a play, on blue where a head looks, and a bar for each character that may come next."""
+    ax = fig.subplots()
+    at = [30 * k / 42 for k in range(43)]
+    spots = ax.scatter(at, [1.15] * 43, s=190, marker="s", color=color.input)
+    letters = [ax.text(x, 1.15, c, ha="center", va="center") for x, c in zip(at, LINE, strict=True)]
+    bars = ax.bar(range(31), [0] * 31, color=color.model)
+    ax.set(ylim=(0, 1.3), ylabel="probability", yticks=[0, 1], xlim=(-0.7, 30.7))
+    ax.set_xticks(range(31), [*SIGNS[:26], "␣", *SIGNS[27:30], "↵"])
 
     def update(characters_read, layer, head, temperature):
         last, right = characters_read - 1, LINE[characters_read]
-        for bar, score in zip(scores, looks[layer - 1][0, head - 1, last].tolist(), strict=True):
-            bar.set_height(score)
-        unread.set_x(last + 0.5)
-        shares = (expected[last] / temperature).softmax(0)  # (V,)
-        for bar, sign, share in zip(bars, SIGNS, shares[sign_codes].tolist(), strict=True):
-            bar.set_height(share)
-            bar.set_color(color.weights if sign == right else color.model)
-        return f"after {LINE[:characters_read]!r}, {right!r} has the probability {shares[codes[last + 1]]:.2f}"
+        spots.set_alpha(looks[layer - 1][0, head - 1, last].tolist())
+        shares = (logits[last] / temperature).softmax(0)  # (V,)
+        for k, letter in enumerate(letters):
+            letter.set_color("#222222" if k <= last else color.quiet)
+        for bar, sign, share in zip(bars, SIGNS, shares[signs].tolist(), strict=True):
+            bar.set(height=share, color=color.weights if sign == right else color.model)
+        return f"{right!r}, the right one, has the probability {shares[codes[last + 1]]:.2f}"
 
     return update
 
 
 # %%
 knobs = {"characters_read": slider(1, 42, 19), "layer": slider(1, 2, 1), "head": slider(1, 4, 1)}
-caption = "Where GPT looks, and what it expects next."
-explore(
-    scene,
-    "5.3e",
-    caption,
-    (8.5, 3.6),
-    held="trained",
-    **knobs,
-    temperature=slider(0.2, 2.0, 1.0, 0.1),
-)
+knobs["temperature"] = slider(0.2, 2.0, 1.0, 0.1)
+explore(scene, "5.3b", "Where GPT looks, and what it expects next.", (8.5, 3), "trained", **knobs)
 
 # %% [markdown]
 # **Exercise.** How large are the caches of a GPT that has read $T$ tokens, in bytes? Each number takes 4 bytes unless
@@ -1233,21 +1036,11 @@ def cache_size(layers: int, D: int, T: int, bytes_each: int = 4) -> int:
     raise NotImplementedError
 
 
-def measured(layers: int, D: int, T: int) -> int:
-    """The bytes in the caches of a GPT that has really read T tokens."""
-    network, caches = (
-        GPT(5, T, D=D, H=2, layers=layers).to(DEVICE),
-        [Cache() for _ in range(layers)],
-    )
-    network(torch.zeros(1, T, dtype=torch.int64, device=DEVICE), caches)
-    return sum(4 * (cache.K.numel() + cache.V.numel()) for cache in caches)
-
-
 check(
     cache_size,
-    ("3 layers of width 8, after 10 tokens", lambda g: (g(3, 8, 10), measured(3, 8, 10))),
-    ("1 layer of width 6, after 7 tokens", lambda g: (g(1, 6, 7), measured(1, 6, 7))),
-    ("2 bytes a number are half of it", lambda g: (g(2, 4, 5, 2), measured(2, 4, 5) // 2)),
+    ("3 layers of width 8, after 10 tokens", lambda g: (g(3, 8, 10), 1920)),
+    ("1 layer of width 6, after 7 tokens", lambda g: (g(1, 6, 7), 336)),
+    ("2 bytes a number are half of it", lambda g: (g(2, 4, 5, 2), 160)),
 )
 
 
@@ -1263,8 +1056,9 @@ def cache_size(layers: int, D: int, T: int, bytes_each: int = 4) -> int:
 # An attention layer takes a set of vectors and does not ask where they come from. Words gave us vectors through a
 # table; an image gives them if we cut it up. The **Vision Transformer**, or ViT (Dosovitskiy and others, 2021), cuts
 # an image into square patches, turns each into a vector by one fully connected layer, the same for all patches, and
-# goes on as with a line of text, without any mask, since nothing in an image comes later than anything else. A digit of 28 × 28 pixels becomes 4 × 4 patches of 49 numbers. The
-# vectors come without an order, so learned positions are added.
+# goes on as with a line of text, without any mask, since nothing in an image comes later than anything else. A digit
+# of 28 × 28 pixels becomes 4 × 4 patches of 49 numbers. The vectors come without an order, so learned positions are
+# added.
 #
 # An encoder gives a vector for each position, and we want one for the whole image. The solution is taken from BERT, a
 # model of text (Devlin and others, 2019): a further token stands in front, which belongs to no patch and is the same
@@ -1308,20 +1102,9 @@ class ViT(nn.Module):
         return self.head(self.features(x))  # (B, classes)
 
 
-# %% [markdown]
-# To cut and then multiply is a convolution whose stride is as large as its kernel (section 4.9), and most programs do
-# it so. We hold our patches to that: the 64 rows of weights are 64 kernels of 7 by 7, and the 4 × 4 results, in one
-# row, are the 16 vectors.
-
 # %%
 digits, labels = mnist("train", DEVICE)  # (8000, 1, 28, 28), (8000,)
 digits_new, labels_new = mnist("test", DEVICE)  # (2000, 1, 28, 28), (2000,)
-weights = torch.randn(64, 49, generator=seed(0)).to(**EXACT)
-by_patches = patchify(digits[:5].to(**EXACT), 7) @ weights.mT  # (5, 16, 64)
-strided = F.conv2d(
-    digits[:5].to(**EXACT), weights.unflatten(1, (1, 7, 7)), stride=7
-)  # (5, 64, 4, 4)
-claim("patches, and a strided convolution", by_patches, equals=strided.flatten(2).mT, within=1e-9)
 
 # %% [markdown]
 # Follow the sizes in figure 5.9: 28 × 28 pixels become 16 rows of 49 numbers, then 16 of 64; CLS makes 17. This size
@@ -1342,8 +1125,9 @@ figure("5.9", "A Vision Transformer, as it ran on one digit.", said)
 #
 # This has a consequence that is easy to overlook. The positions start as random numbers, in no order, so a start with
 # shuffled positions is as likely as the one that we have, and *training* on jigsaws is the same game as training on
-# the images: every run on the one is matched by a run on the other. We check three steps of gradient descent, in 64
-# bits. A person who had to learn digits from jigsaws would find that much harder. That neighbouring patches belong together, a Vision Transformer has to learn; a convolution has it built in.
+# the images: every run on the one is matched by a run on the other, logits, gradients and all. A person who had to
+# learn digits from jigsaws would find that much harder. That neighbouring patches belong together, a Vision
+# Transformer has to learn; a convolution has it built in.
 
 # %%
 shuffle = torch.randperm(16, generator=seed(3)).to(DEVICE)
@@ -1354,16 +1138,6 @@ def jigsaw(images: Tensor) -> Tensor:
     """Images (B, 1, 28, 28) with their 16 patches in another order."""
     columns = F.unfold(images, 7, stride=7)[:, :, shuffle]  # (B, 49, 16)
     return F.fold(columns, (28, 28), 7, stride=7)  # (B, 1, 28, 28)
-
-
-def three_steps(model: nn.Module, images: Tensor) -> Tensor:
-    """The logits (5, 10) of a model after three steps of gradient descent on five images."""
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    for _ in range(3):
-        optimizer.zero_grad()
-        classification_loss(model, images, labels[:5]).backward()
-        optimizer.step()
-    return model(images).detach()
 
 
 # %%
@@ -1379,8 +1153,6 @@ claim(
     within=1e-9,
 )
 claim("no positions: a bag of patches", bag(jigsaw(five)), equals=bag(five), within=1e-9)
-after = three_steps(along, jigsaw(five)), three_steps(vit, five)  # (5, 10) each
-claim("trained on jigsaws: the same logits", after[0], equals=after[1], within=1e-9)
 
 # %% [markdown]
 # What does that cost? A Vision Transformer and a small residual network of four blocks get the same 8,000 digits,
@@ -1393,58 +1165,46 @@ claim("trained on jigsaws: the same logits", after[0], equals=after[1], within=1
 # %%
 from lbdl.chapters.ch05 import ResNet  # section 5.2's: sections stand alone
 
-chance = seed(1)
-
-
-def augmented_loss(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-    """The cross-entropy on digits that are slightly turned, sheared, resized and shifted."""
-    return classification_loss(model, augment(x, chance), y)
-
-
 seed(0)
-vit, resnet = ViT().to(DEVICE), ResNet((2, 2), 10, channels=1, width=16).to(DEVICE)
-for name, network, rate in (("ViT", vit, 3e-3), ("small ResNet", resnet, 5e-3)):
-    run = train(network, batches(digits, labels, size=64), augmented_loss, rate, epochs=8)
-    right = accuracy(network, digits_new, labels_new)
+nets = {"ViT": ViT(), "ResNet": ResNet((2, 2), 10, channels=1, width=16)}
+for name, net in nets.items():
+    rate, net = 3e-3 if name == "ViT" else 5e-3, net.to(DEVICE, memory_format=torch.channels_last)
+    run = train(net, batches(digits, labels, size=64), augmented_loss(seed(1)), rate, epochs=6)
+    right = accuracy(net, digits_new, labels_new)
     result = f"{100 * right:.1f} % of new digits"
-    summary[name] = (*cost(network, digits_new[:1]), run.seconds, result, "a perceptron: 5.2")
-    claim(f"{name}: accuracy on digits never seen", right, at_least={"ViT": 0.95}.get(name, 0.97))
+    summary[f"{name} on digits"] = (
+        *cost(net, digits_new[:1]),
+        run.seconds,
+        result,
+        "5.2's perceptron",
+    )
+    claim(f"{name}: accuracy on digits never seen", right, at_least=0.95)
 
 # %% [markdown]
 # The difference shows best on digits that stand elsewhere than in training. To the convolutions a moved stroke is the
-# same stroke; to the Vision Transformer it is another set of patches. `augment` has moved the training digits by up to
-# one and a half pixels; we go on to six. Neither network was ever shown such digits, so what they do with them is what
-# they know by construction.
+# same stroke; to the Vision Transformer it is another set of patches. `augment` has moved the training digits by up
+# to one and a half pixels; we take four. Neither network was ever shown such digits, so what they do with them is
+# what they know by construction.
 
 # %%
-shifts = range(7)
-curves = {}
-for name, network in (("ViT", vit), ("ResNet", resnet)):
-    moved = [F.pad(digits_new[:500], (s, -s, 0, 0)) for s in shifts]
-    curves[name] = [accuracy(network, x, labels_new[:500]) for x in moved]
-fig, ax = plt.subplots(figsize=(6.5, 2.8))
-for (name, curve), shade in zip(curves.items(), (color.model, color.gradient), strict=True):
-    ax.plot(shifts, curve, "o-", color=shade)
-    ax.text(6.15, curve[-1], name, color=shade, va="center")
-ax.set(xlabel="pixels by which digits are moved", ylabel="accuracy", ylim=(0, 1.02), xlim=(0, 7))
-said = "; ".join(
-    f"{n}: {c[0]:.2f} in place, {c[4]:.2f} moved by four pixels" for n, c in curves.items()
+moved = F.pad(digits_new, (4, -4, 0, 0))
+read = {name: accuracy(net, moved, labels_new) for name, net in nets.items()}
+claim("moved by four pixels: ResNet ahead of ViT by", read["ResNet"] - read["ViT"], at_least=0.1)
+note(
+    "of digits moved by four pixels, they read", ", ".join(f"{k} {v:.0%}" for k, v in read.items())
 )
-figure("5.3f", "Digits moved to the right, and who still reads them.", said, held="trained")
-ahead = curves["ResNet"][4] - curves["ViT"][4]
-claim("moved by four pixels: ResNet ahead of ViT by", ahead, at_least=0.05)
 
 # %% [markdown]
-# Move a digit yourself. In the middle are the scores with which CLS attends to the patches, averaged over the heads; on
-# the right what both networks say. Three things to try. Move the digit to the right by one pixel at a time, and see
-# which network changes its mind first. Go through the layers: the last one looks where the ink is. Then move the
+# Move a digit yourself. In the middle are the scores with which CLS attends to the patches, averaged over the heads;
+# on the right what both networks say. Three things to try. Move the digit to the right by one pixel at a time, and
+# see which network changes its mind first. Go through the layers: the last one looks where the ink is. Then move the
 # digit down until its lower half is gone. The map of one head and one layer is easily taken for an explanation; the
 # probabilities beside it are what the network says.
 
 # %%
 of_each = [(labels_new == digit).nonzero()[0].item() for digit in range(10)]
 ten = digits_new[of_each].cpu()  # (10, 1, 28, 28)
-readers = [copy.deepcopy(network).cpu().eval() for network in (vit, resnet)]
+readers = [copy.deepcopy(net).cpu().eval() for net in nets.values()]
 
 
 def scene(fig):
@@ -1480,11 +1240,11 @@ def scene(fig):
 # %%
 knobs = {"right": slider(-8, 8, 0), "down": slider(-8, 8, 0), "layer": slider(1, 3, 3)}
 caption = "A digit moved, read by a Vision Transformer and a residual network."
-explore(scene, "5.3g", caption, (8.5, 2.6), held="trained", digit=slider(0, 9, 3), **knobs)
+explore(scene, "5.3c", caption, (8.5, 2.6), held="trained", digit=slider(0, 9, 3), **knobs)
 
 # %% [markdown]
-# **Exercise.** `patchify` lays the numbers of a patch one after the other: channels first, then rows, then columns; and
-# the patches row by row. Write the way back, for images that need not be square. Models that draw pictures out of
+# **Exercise.** `patchify` lays the numbers of a patch one after the other: channels first, then rows, then columns;
+# and the patches row by row. Write the way back, for images that need not be square. Models that draw pictures out of
 # patches need it (chapter 7). The checks use images with three channels and with more columns than rows, since a
 # mistake in the order of the dimensions is invisible on a grey square.
 

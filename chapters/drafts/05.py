@@ -51,12 +51,12 @@ from functools import partial
 
 import matplotlib.pyplot as plt
 import torch
-from lbdl import History, Muon, batches, check, choice, claim, claims_made, color, device
-from lbdl import explore, figure, fit, log_scale, note, schematic, seconds, seed, slider, table
+from lbdl import History, Muon, attention_maps, batches, check, choice, claim, claims_made
+from lbdl import color, device, explore, figure, fit, note, schematic, seconds, seed, slider, table
 from lbdl.chapters.ch03 import CausalNetwork, augment, count_runs, likelihood, next_token_loss
 from lbdl.chapters.ch03 import windows
-from lbdl.chapters.ch04 import MultiHeadAttention, attention_scores, batch_norm, conv2d, cost
-from lbdl.chapters.ch04 import difference, rotary, sinusoids
+from lbdl.chapters.ch04 import attention_scores, batch_norm, conv2d, cost, difference
+from lbdl.chapters.ch04 import rotary, sinusoids
 from lbdl.data import fashion_mnist, glove, mnist, shakespeare, speech
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -70,7 +70,7 @@ torch.backends.cudnn.allow_tf32 = False  # else NVIDIA GPUs round the factors of
 summary = {}  # a row for each network that is trained here: for the table at the end
 
 # %% [markdown]
-# Three functions serve all sections. One recipe trains nearly everything: AdamW, with a learning rate that rises over
+# A few functions serve all sections. One recipe trains nearly everything: AdamW, with a learning rate that rises over
 # the first fifth of the steps and then falls to zero (section 3.6).
 
 
@@ -78,6 +78,11 @@ summary = {}  # a row for each network that is trained here: for the table at th
 def classification_loss(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     """Cross-entropy of the model's logits (B, C) for x (B, …), with classes y (B,) (book, 3.1)."""
     return F.cross_entropy(model(x), y)
+
+
+def augmented_loss(generator: torch.Generator) -> Callable:
+    """The same on images that are slightly turned, sheared, resized and shifted at random (book, 3.6)."""
+    return lambda model, x, y: classification_loss(model, augment(x, generator), y)
 
 
 def train(model, data, loss, rate: float, epochs: int = 1, **adamw) -> History:

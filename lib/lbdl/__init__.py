@@ -9,6 +9,7 @@ from lbdl.claims import ClaimError, claim, claims_made
 from lbdl.devices import device, peak_memory, seconds, seed, synchronize
 from lbdl.exercises import check
 from lbdl.figures import color, figure, log_scale, use_style
+from lbdl.inside import attention_maps
 from lbdl.schematics import schematic
 from lbdl.show import note, table
 from lbdl.training import History, Muon, batches, fit

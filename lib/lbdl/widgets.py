@@ -272,12 +272,12 @@ class Explorer:
         def show(sharp: bool) -> None:
             printed = io.StringIO()  # JupyterLab has no place for what is printed while a slider moves
             try:
+                if self.quick is None:
+                    with contextlib.redirect_stdout(io.StringIO()):
+                        self.quick = self.coarse()
                 with contextlib.redirect_stdout(printed):
-                    if sharp:
-                        canvas, drawn = self.sharp, self.sharp.draw_all(at)
-                    else:
-                        canvas = self.quick = self.quick or self.coarse()
-                        drawn = canvas.draw(at)
+                    canvas = self.sharp if sharp else self.quick
+                    drawn = canvas.draw_all(at) if sharp else canvas.draw(at)
             except Exception as error:  # a reader who edits the scene must see what went wrong, under the sliders
                 said = f'<b style="color:#cc3311">{html.escape(f"{type(error).__name__}: {error}")}</b>'
                 words.value = said + _as_printed(printed)
