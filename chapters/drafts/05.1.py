@@ -58,6 +58,8 @@ claim("the MLP by hand", in_64_bits, equals=h2 @ W3.mT + b3, within=1e-12)
 vectors = glove(DEVICE)
 place = {word: i for i, word in enumerate(vectors.words)}
 bare = [w for w in place if len(w) > 2 and w.isalpha() and w + "s" in place]
+
+# %%
 plural = {w + "s" for w in bare}
 bare = [w for w in bare if w not in plural]  # "princes" would be in two pairs
 pairs = torch.tensor([[place[w], place[w + "s"]] for w in bare], device=DEVICE)  # (P, 2)
@@ -266,6 +268,8 @@ points = torch.linspace(0, 1, 193, **EXACT)[:, None]  # (N, 1)
 t_193, sound = 2 * points.float() - 1, voice(points).float()  # (N, 1) each
 seed(4)
 learner = nn.Sequential(nn.Linear(1, 24), nn.ReLU(), nn.Linear(24, 1)).to(DEVICE)
+
+# %%
 optimizer = torch.optim.Adam(learner.parameters(), lr=1e-2)
 fade = torch.optim.lr_scheduler.LinearLR(optimizer, 1, 0, total_iters=1500)
 data = batches(t_193, sound, size=193)

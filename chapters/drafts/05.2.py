@@ -146,6 +146,8 @@ lost = {
     net: runs[name][1] - right_after(moved, net)
     for name, net in zip(runs, (perceptron, lenet), strict=True)
 }
+
+# %%
 claim("moved by two pixels: LeNet loses less, by", lost[perceptron] - lost[lenet], at_least=0.01)
 turned = right_after(lambda x: x.rot90(1, dims=(2, 3)), lenet)
 claim("LeNet: accuracy on digits turned by 90 degrees", turned, at_most=0.3)

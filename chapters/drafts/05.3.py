@@ -203,6 +203,11 @@ class DecoderLayer(nn.Module):
 
 
 # %%
+seed(1)
+x, source = (torch.randn(2, size, 12).to(**EXACT) for size in (5, 7))  # (B, T, D), (B, S, D)
+
+
+# %%
 def torch_names(w: dict[str, Tensor]) -> dict[str, Tensor]:
     """Weights of our DecoderLayer under the names of PyTorch's."""
     found = {}
@@ -231,8 +236,6 @@ def layer_gap(norm_first: bool) -> float:
 
 
 # %%
-seed(1)
-x, source = (torch.randn(2, size, 12).to(**EXACT) for size in (5, 7))  # (B, T, D), (B, S, D)
 gaps = [layer_gap(norm_first) for norm_first in (True, False)]
 claim("all three blocks and torch's, norm first and last, with gradients", max(gaps), at_most=1e-10)
 
@@ -409,6 +412,8 @@ figure("5.7", "The encoder-decoder Transformer, as it ran with one layer in each
 seed(3)
 model = Transformer(20, 13).to(**EXACT)
 source = torch.randint(20, (4, 9), generator=seed(4)).to(DEVICE)  # (B, T)
+
+# %%
 target = torch.randint(13, (4, 6), generator=seed(5)).to(DEVICE)  # (B, S)
 at_once, Z = model(source, target), model.encode(source)
 one_by_one = torch.stack([model.decode(target[:, : s + 1], Z)[:, -1] for s in range(6)], dim=1)
@@ -616,6 +621,8 @@ earlier = [date.replace(year=date.year - 200, day=min(date.day, 28)) for date in
 usual, names = [ways_to_write(date)[0] for date in days_new], MONTHS.split()
 exams = {"as in training": (usual, days_new)}
 exams["day twice"] = [f"{d.day} {text}" for d, text in zip(days_new, usual, strict=True)], days_new
+
+# %%
 exams["year first"] = [f"{d.year} {names[d.month - 1]} {d.day}" for d in days_new], days_new
 exams["200 years earlier"] = [ways_to_write(date)[0] for date in earlier], earlier
 marks = {name: exact_match(*exam) for name, exam in exams.items()}
@@ -834,6 +841,8 @@ MODERN = {"norm": nn.RMSNorm, "rotary": 10_000.0, "qk_norm": True}
 chance = seed(3)
 prompt = torch.randint(11, (5, 20), generator=chance).to(DEVICE)  # (B, T)
 changed = torch.cat([prompt[:, :12], (prompt[:, 12:] + 1) % 11], dim=1)
+
+# %%
 shaken = {}
 for name, options in (("plain", {}), ("modern", MODERN)):
     shaken[name] = GPT(11, T=20, D=24, H=3, layers=2, **options).to(**EXACT)
@@ -930,6 +939,8 @@ seed(0)
 convolution = CausalNetwork(V).to(DEVICE)
 train(convolution, batches(some, size=16), next_token_loss, 1e-2)
 lines = ["".join(plays.characters[c] for c in window) for window in some.tolist()]
+
+# %%
 seen, new = count_runs("\0".join(lines), 5), endings.text[:20_000]  # no run leaves its window
 logs = [
     math.log(likelihood(new[t], new[t - 4 : t], range(1, 6), seen, V)) for t in range(4, len(new))
@@ -1144,6 +1155,8 @@ def jigsaw(images: Tensor) -> Tensor:
 seed(0)
 vit = ViT().to(**EXACT)
 along, bag = copy.deepcopy(vit), copy.deepcopy(vit)
+
+# %%
 along.positions.data[1:] = vit.positions.data[1:][shuffle]
 bag.positions.data[1:] = 0
 claim(

@@ -1,0 +1,206 @@
+"""Mistakes that one could make in chapter 5; each must make a cell of its own section fail."""
+
+MUTANTS = [
+    ("5.1", "h1 = (samples.double() @ W1.mT + b1).relu()", "h1 = samples.double() @ W1.mT + b1"),
+    ("5.1", "h2 @ W3.mT + b3, within", "h2 @ W3.mT, within"),
+    (
+        "5.1",
+        "(torch.arange(len(words)) % 2).to(DEVICE)",
+        "(torch.arange(len(words)) // 2 % 2).to(DEVICE)",
+    ),
+    ("5.1", "heights = f((edges[1:] + edges[:-1]) / 2)", "heights = f(edges[:-1])"),
+    ("5.1", "nn.Sigmoid(), heights.diff(), heights[:1]", "nn.Sigmoid(), heights[1:], heights[:1]"),
+    ("5.1", "changes = slopes.diff(prepend=torch.zeros(1, **EXACT))", "changes = slopes"),
+    ("5.1", "slopes = f(knots).diff() * n", "slopes = f(knots).diff()"),
+    ("5.1", "n = math.ceil(L / (2 * 0.03)) - 1", "n = math.ceil(L / (4 * 0.03)) - 1"),
+    ("5.1", 'claim("the MLP by hand", in_64_bits', 'claim("the MLP by hand", -in_64_bits'),
+    (
+        "5.2",
+        "nn.Conv2d(1, 32, kernel_size=5), nn.MaxPool2d(3)",
+        "nn.Conv2d(1, 32, kernel_size=5), nn.MaxPool2d(3, 2)",
+    ),
+    (
+        "5.2",
+        "nn.Conv2d(32, 64, kernel_size=5), nn.MaxPool2d(2)",
+        "nn.Conv2d(32, 64, kernel_size=5, padding=1), nn.MaxPool2d(2)",
+    ),
+    ("5.2", "return F.pad(x, (2, -2, 2, -2))", "return x"),
+    ("5.2", "y = F.relu(self.bn2(self.conv2(y)))", "y = self.bn2(self.conv2(y))"),
+    (
+        "5.2",
+        "y = y + (x if self.downsample is None else self.downsample(x))",
+        "y = y + (0 if self.downsample is None else self.downsample(x))",
+    ),
+    (
+        "5.2",
+        "y = self.bn3(self.conv3(y))  # (B, C_out, H / S, W / S)\n        if",
+        "y = F.relu(self.bn3(self.conv3(y)))\n        if",
+    ),
+    ("5.2", "return F.relu(y)", "return y"),
+    (
+        "5.2",
+        "self.conv2 = nn.Conv2d(hidden, hidden, 3, stride, padding=1, bias=False)",
+        "self.conv2 = nn.Conv2d(hidden, hidden, 3, stride, padding=1)",
+    ),
+    (
+        "5.2",
+        "hidden, C_out = width * 2**k, 4 * width * 2**k",
+        "hidden, C_out = width * 2**k, 2 * width * 2**k",
+    ),
+    ("5.2", "stride=2 if k else 1)]", "stride=2)]"),
+    ("5.2", "for _ in range(depth - 1)]", "for _ in range(depth)]"),
+    (
+        "5.2",
+        'K, stride = (7, 2) if stem == "large" else (3, 1)',
+        'K, stride = (7, 1) if stem == "large" else (3, 1)',
+    ),
+    (
+        "5.2",
+        "before, side = side, side // 2 if k and n == 0 else side",
+        "before, side = side, side // 2 if n == 0 else side",
+    ),
+    ("5.2", "block.skip = skip", "block.skip = not skip"),
+    (
+        "5.3",
+        "y = F.scaled_dot_product_attention(Q, K, V, mask)  # (B, H, T, D / H)",
+        "y = F.scaled_dot_product_attention(Q, K, V)",
+    ),
+    (
+        "5.3",
+        "return x.unflatten(-1, (self.H, -1)).transpose(1, 2)",
+        "return x.unflatten(-1, (-1, self.H)).movedim(-1, 1)",
+    ),
+    ("5.3", "V = self.heads(self.value(source))", "V = self.heads(self.key(source))"),
+    (
+        "5.3",
+        "past = torch.ones(T, S, dtype=torch.bool, device=x.device).tril(S - T)",
+        "past = torch.ones(T, S, dtype=torch.bool, device=x.device).tril()",
+    ),
+    (
+        "5.3",
+        "past = torch.ones(T, S, dtype=torch.bool, device=x.device).tril(S - T)",
+        "past = torch.ones(T, S, dtype=torch.bool, device=x.device).tril(S - T + 1)",
+    ),
+    (
+        "5.3",
+        "source, start = x if source is None else source, 0 if cache is None else len(cache)",
+        "source, start = x if source is None else source, 0",
+    ),
+    ("5.3", "return self.out(y.transpose(1, 2).flatten(2))", "return y.transpose(1, 2).flatten(2)"),
+    (
+        "5.3",
+        "            return x + self.layers(self.norm(x))\n        return self.norm(x + self.layers(x))",
+        "            return x + self.layers(x)\n        return self.norm(x + self.layers(x))",
+    ),
+    (
+        "5.3",
+        "            return x + self.layers(self.norm(x))\n        return self.norm(x + self.layers(x))",
+        "            return x + self.layers(self.norm(x))\n        return x + self.norm(self.layers(x))",
+    ),
+    (
+        "5.3",
+        "            return x + self.layers(self.norm(x))\n",
+        "            return self.layers(self.norm(x))\n",
+    ),
+    (
+        "5.3",
+        "return x + self.attention(self.norm(x), mask=mask, cache=cache)",
+        "return x + self.attention(self.norm(x), x, mask=mask, cache=cache)",
+    ),
+    (
+        "5.3",
+        "return self.norm(x + self.attention(x, mask=mask, cache=cache))",
+        "return self.norm(x) + self.attention(x, mask=mask, cache=cache)",
+    ),
+    (
+        "5.3",
+        "return x + self.attention(self.norm(x), mask=mask, cache=cache)",
+        "return self.attention(self.norm(x), mask=mask, cache=cache)",
+    ),
+    (
+        "5.3",
+        "return x + self.attention(self.norm(x), source, mask)",
+        "return x + self.attention(self.norm(x), self.norm(source), mask)",
+    ),
+    (
+        "5.3",
+        "return x + self.attention(self.norm(x), source, mask)",
+        "return x + self.attention(self.norm(x), source)",
+    ),
+    (
+        "5.3",
+        "return self.norm(x + self.attention(x, source, mask))",
+        "return self.norm(x + self.attention(x, x, mask))",
+    ),
+    (
+        "5.3",
+        "return self.feed_forward(self.attention(x, mask, cache))",
+        "return self.feed_forward(self.attention(x, mask))",
+    ),
+    (
+        "5.3",
+        "self.attention = SelfAttentionBlock(D, H, norm_first, norm, causal=True)",
+        "self.attention = SelfAttentionBlock(D, H, norm_first, norm)",
+    ),
+    (
+        "5.3",
+        "return self.feed_forward(self.cross_attention(self.attention(x), source, mask))",
+        "return self.feed_forward(self.attention(self.cross_attention(x, source, mask)))",
+    ),
+    (
+        "5.3",
+        "return self.feed_forward(self.cross_attention(self.attention(x), source, mask))",
+        "return self.feed_forward(self.cross_attention(self.attention(x), source))",
+    ),
+    (
+        "5.3",
+        "return x + sinusoids(torch.arange(x.shape[1]).to(x), x.shape[2])",
+        "return sinusoids(torch.arange(x.shape[1]).to(x), x.shape[2]).expand_as(x)",
+    ),
+    (
+        "5.3",
+        "likeliest = model.decode(target, Z, mask)[:, -1].argmax(dim=-1)",
+        "likeliest = model.decode(target, Z, mask)[:, 0].argmax(dim=-1)",
+    ),
+    ("5.3", "self.head.weight = self.embedding.weight  # tied", "pass"),
+    (
+        "5.3",
+        "x = x + self.positions(torch.arange(start, start + tokens.shape[1], device=x.device))",
+        "x = x + self.positions(torch.arange(tokens.shape[1], device=x.device))",
+    ),
+    ("5.3", "return 0 if self.K is None else self.K.shape[2]", "return 0"),
+    (
+        "5.3",
+        "K, V = torch.cat([self.K, K], dim=2), torch.cat([self.V, V], dim=2)",
+        "K, V = torch.cat([K, self.K], dim=2), torch.cat([V, self.V], dim=2)",
+    ),
+    ("5.3", "        self.K, self.V = K, V\n        return K, V", "        return K, V"),
+    (
+        "5.3",
+        "begin, caches = tokens.shape[1] - gpt.T // 2, [Cache() for _ in gpt.layers]",
+        "begin = tokens.shape[1] - gpt.T // 2",
+    ),
+    (
+        "5.3",
+        "E = torch.cat([self.cls.expand(len(x), -1, -1), E], dim=1) + self.positions",
+        "E = torch.cat([self.cls.expand(len(x), -1, -1), E], dim=1)",
+    ),
+    (
+        "5.3",
+        "E = torch.cat([self.cls.expand(len(x), -1, -1), E], dim=1) + self.positions",
+        "E = torch.cat([E, self.cls.expand(len(x), -1, -1)], dim=1) + self.positions",
+    ),
+    ("5.3", "return self.encoder(E)[:, 0]", "return self.encoder(E)[:, 1]"),
+    ("5.3", "mask=None if mask is None else mask[:, None, None]", "mask=None"),
+    (
+        "5.3",
+        'options |= {"causal": True, "rotary": rotary}',
+        'options |= {"causal": False, "rotary": rotary}',
+    ),
+    (
+        "5.3",
+        "F.unfold(images, patch, stride=patch).mT",
+        "F.unfold(images, patch, stride=patch).mT.flip(1)",
+    ),
+    ("5.3", "bag.positions.data[1:] = 0", "bag.positions.data[1:] = 1 * vit.positions.data[1:]"),
+]
