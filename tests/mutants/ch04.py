@@ -239,7 +239,7 @@ MUTANTS = [
     ("4.6", "(self.variance + self.eps).sqrt()", "(self.variance + self.eps)"),
     ("4.6", "per_channel(self.beta - factor * self.mean, x)", "per_channel(self.beta - self.mean, x)"),
     ("4.6", "own = entry[1 : 1 + ones.dim()]", "own = entry[1:2]"),
-    ("4.6", "own = at[1 : 1 + gamma.dim()]", "own = at[1:2]"),
+    ("4.6", "y[at] = gamma[own] * (X[at] - m)", "y[at] = gamma[own] * (X[at] + m)"),
     ("4.6", "[norm(E), nn.ReLU()] if norm", "[nn.ReLU()] if norm"),
     ("4.6", "(g - g.mean(0) - z * (g * z).mean(0)) / sigma", "(g - g.mean(0)) / sigma"),
     ("4.6", "(g - g.mean(0) - z * (g * z).mean(0)) / sigma", "g / sigma"),
