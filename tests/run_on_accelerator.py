@@ -35,7 +35,7 @@ from lbdl.devices import VARIABLE
 from tests import accelerator, running
 
 SHARE_MISSED = 0.1  # of a section's cells may fail for want of what a loop was cut of
-FEW_ITEMS = 20
+FEW_ITEMS = 60
 LOOP = "a loop that is not lbdl.fit"
 
 # About the section that is running:
