@@ -249,12 +249,12 @@ def place_draft(section: str) -> Path:
     parts = _split(script.read_text(encoding="utf-8")) if script.exists() else {}
     if frame.exists():
         parts |= _split(frame.read_text(encoding="utf-8"))
-        frame.unlink()
     parts[section] = "# %% [markdown]\n" + draft.read_text(encoding="utf-8").split("# %% [markdown]\n", 1)[1]
     order = ["", *chapter["sections"], "end"]
     kept = [parts[name].strip("\n") for name in order if name in parts]
     script.write_text("\n\n".join(kept) + "\n", encoding="utf-8")
-    draft.unlink()
+    for moved in (draft, frame):  # only now: nothing is lost if something above fails
+        moved.unlink(missing_ok=True)
     return script
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from lbdl import batches, fit
+from lbdl import Muon, batches, fit
 
 # batches
 
@@ -236,6 +236,34 @@ def test_the_model_is_left_in_the_mode_in_which_it_came(training):
     model = network().train(training)
     fit(model, samples(), squared_error, adam(model), 2, metrics={"size": lambda m: float(not m.training)})
     assert model.training is training
+
+
+def test_several_optimizers_with_their_schedules_make_the_steps_of_one():
+    together, apart = network(), network()
+    apart.load_state_dict(together.state_dict())
+    halving = {"lr_lambda": lambda step: 0.5**step}
+    one = torch.optim.SGD(together.parameters(), lr=0.01)
+    first, *rest = apart.parameters()
+    two = [torch.optim.SGD(some, lr=0.01) for some in ([first], rest)]
+    schedule, schedules = ([torch.optim.lr_scheduler.LambdaLR(o, **halving) for o in each] for each in ([one], two))
+    fit(together, list(samples()), squared_error, one, 2, schedule[0])
+    fit(apart, list(samples()), squared_error, two, 2, schedules)
+    for left, right in zip(together.parameters(), apart.parameters(), strict=True):
+        torch.testing.assert_close(left, right, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("shape", [(24, 8), (8, 24), (8, 8)])
+def test_muon_steps_as_pytorchs_does_in_16_bits(shape):
+    chance = torch.Generator().manual_seed(0)
+    start, gradients = torch.randn(shape, generator=chance), torch.randn(3, *shape, generator=chance)
+    ours, theirs = (nn.Parameter(start.clone()) for _ in range(2))
+    optimizers = Muon([ours], lr=0.1), torch.optim.Muon([theirs], lr=0.1, weight_decay=0)
+    for gradient in gradients:
+        for parameter, optimizer in zip((ours, theirs), optimizers, strict=True):
+            parameter.grad = gradient
+            optimizer.step()
+    assert (ours - start).abs().max() > 0.1
+    assert (ours - theirs).abs().max() < 0.02
 
 
 def test_a_diverging_loss_stops_the_training_and_names_the_epoch():

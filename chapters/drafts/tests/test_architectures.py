@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from lbdl import Muon, attention_maps
+from lbdl import attention_maps
 from lbdl.chapters.ch05 import (
     GPT,
     Attention,
@@ -147,20 +147,3 @@ def test_attention_maps_are_those_that_the_model_uses():
         ValueError, match="attention_maps: expected a model with attention, got Linear"
     ):
         attention_maps(nn.Linear(2, 2), torch.zeros(1, 2))
-
-
-@pytest.mark.parametrize("shape", [(24, 8), (8, 24), (8, 8)])
-def test_muon_steps_as_pytorchs_does_in_16_bits(shape):
-    chance = torch.Generator().manual_seed(0)
-    start, gradients = (
-        torch.randn(shape, generator=chance),
-        torch.randn(3, *shape, generator=chance),
-    )
-    ours, theirs = (nn.Parameter(start.clone()) for _ in range(2))
-    optimizers = Muon([ours], lr=0.1), torch.optim.Muon([theirs], lr=0.1, weight_decay=0)
-    for gradient in gradients:
-        for parameter, optimizer in zip((ours, theirs), optimizers, strict=True):
-            parameter.grad = gradient
-            optimizer.step()
-    assert (ours - start).abs().max() > 0.1
-    assert (ours - theirs).abs().max() < 0.02
