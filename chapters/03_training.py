@@ -977,13 +977,19 @@ claim("perplexity of one who has no idea", no_idea, equals=float(V), within=1e-3
 # occurred in the training text, and see what followed. These four and the predicted one are a run of five, a
 # *5-gram*. We count the runs of one to six letters. (`Counter` is a dictionary that answers 0 for what it never saw.)
 
-# %%
-text, text_new = corpus.text, shakespeare("validation").text
-seen = [Counter({"": len(text)})]  # the empty run is everywhere
-for n in progress(range(1, 7), "counting"):
-    seen.append(Counter(text[t : t + n] for t in range(len(text) - n + 1)))
+
+# %% tags=["export"]
+def count_runs(text: str, longest: int) -> list[Counter]:
+    """For each length from 0 to the longest, how often each run of so many letters occurs in a text."""
+    seen = [Counter({"": len(text)})]  # the empty run is everywhere
+    for n in progress(range(1, longest + 1), "counting"):
+        seen.append(Counter(text[t : t + n] for t in range(len(text) - n + 1)))
+    return seen
+
 
 # %%
+text, text_new = corpus.text, shakespeare("validation").text
+seen = count_runs(text, 6)
 for n in range(1, 7):
     print(f"{len(seen[n]):7,} different runs of {n}, of {V**n:,} possible")
 
@@ -996,9 +1002,9 @@ for n in range(1, 7):
 # both. `orders=[5]` leans runs of five directly on $1/V$, `orders=[1, 2, 3, 4, 5]` mixes all.
 
 
-# %%
-def likelihood(letter: str, history: str, orders: list[int]) -> float:
-    """The probability of a letter after a history, from counts of runs of these lengths."""
+# %% tags=["export"]
+def likelihood(letter: str, history: str, orders: list[int], seen: list[Counter], V: int) -> float:
+    """The probability of one of V letters after a history, from the counts of runs of these lengths."""
     p = 1 / V
     for n in orders:
         before = history[len(history) - (n - 1) :]  # the last n - 1 letters
@@ -1007,7 +1013,7 @@ def likelihood(letter: str, history: str, orders: list[int]) -> float:
 
 
 # %%
-shares = [likelihood(letter, "To be, or no", [1, 2, 3, 4, 5, 6]) for letter in corpus.characters]
+shares = [likelihood(letter, "To be, or no", [1, 2, 3, 4, 5, 6], seen, V) for letter in corpus.characters]
 claim("the shares of all letters add up to one", sum(shares), equals=1.0, within=1e-6)
 
 # %% [markdown]
@@ -1040,9 +1046,9 @@ def scene(fig):
             later = color.weights if k == letters_read else color.quiet
             sign.set_color("#222222" if k < letters_read else later)
         for bar, sign in zip(bars, SIGNS, strict=True):
-            bar.set_height(likelihood(sign, history, orders))
+            bar.set_height(likelihood(sign, history, orders, seen, V))
             bar.set_color(color.weights if sign == right else color.model)
-        p = likelihood(right, history, orders)
+        p = likelihood(right, history, orders, seen, V)
         return f"the right letter, {right!r}, has probability {p:.3f}: as if one of {1 / p:.1f} equal choices"
 
     return update
@@ -1071,7 +1077,7 @@ def draw(shares: Tensor, generator: torch.Generator) -> int:
 for n in (1, 2, 4, 6):
     line, chance = "the king ", seed(3)
     for _ in range(70):
-        shares = [likelihood(letter, line, list(range(1, n + 1))) for letter in corpus.characters]
+        shares = [likelihood(letter, line, list(range(1, n + 1)), seen, V) for letter in corpus.characters]
         line += corpus.characters[draw(torch.tensor(shares), chance)]
     print(f"{n}: {line.replace(chr(10), ' / ')}")
 
@@ -1084,7 +1090,7 @@ for n in (1, 2, 4, 6):
 def measure(text: str, orders: list[int]) -> float:
     """The perplexity of a counting model on a text."""
     places = range(7, len(text), 3)
-    logs = [math.log(likelihood(text[t], text[t - 6 : t], orders)) for t in places]
+    logs = [math.log(likelihood(text[t], text[t - 6 : t], orders, seen, V)) for t in places]
     return math.exp(-sum(logs) / len(logs))
 
 
@@ -1225,8 +1231,8 @@ claim("the same with a padding that is off by one", off_by_one.max(), at_least=0
 # (The steps of the optimizer start small, grow, and shrink again; section 3.3 is about them.)
 
 
-# %%
-def loss(model: nn.Module, window: Tensor) -> Tensor:
+# %% tags=["export"]
+def next_token_loss(model: nn.Module, window: Tensor) -> Tensor:
     """Cross-entropy of the predictions at all positions of windows (B, T + 1)."""
     logits = model(window[:, :-1])  # (B, T, V)
     return F.cross_entropy(logits.flatten(0, 1), window[:, 1:].flatten())
@@ -1240,12 +1246,12 @@ def learn(model: nn.Module, windows: Tensor) -> None:
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-2, total_steps=len(data))
     for (window,) in progress(data, "training"):
         optimizer.zero_grad()
-        loss(model, window).backward()
+        next_token_loss(model, window).backward()
         optimizer.step()
         schedule.step()
 
 
-# %%
+# %% tags=["export"]
 def windows(codes: Tensor, T: int = 128) -> Tensor:
     """The text cut into windows, without the rest: (N, T + 1)."""
     return codes[: len(codes) // (T + 1) * (T + 1)].view(-1, T + 1)
@@ -1255,7 +1261,7 @@ def windows(codes: Tensor, T: int = 128) -> Tensor:
 train, new = (windows(shakespeare(split, DEVICE).codes) for split in ("train", "validation"))
 learn(model, train)
 with torch.no_grad():
-    of_network = loss(model, new).exp()
+    of_network = next_token_loss(model, new).exp()
 
 # %% [markdown]
 # How good is it? Its weights number 51 thousand, and it sees nine letters back: the last one, and four more for each
@@ -1281,7 +1287,7 @@ seed(1)
 cheat = CausalNetwork(V, ahead=2).to(DEVICE)
 learn(cheat, train[: len(train) // 6])
 with torch.no_grad():
-    pretended = loss(cheat, new).exp()
+    pretended = next_token_loss(cheat, new).exp()
     honest = F.cross_entropy(cheat(new[:, :-1])[:, -1], new[:, -1]).exp()
 
 # %%

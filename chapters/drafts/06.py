@@ -16,77 +16,57 @@
 # %% [markdown]
 # # 6 Prediction
 #
-# The parts are there and the architectures stand. This chapter puts them to work. Seven sections, seven things that
-# people want from a network that has to say what is there: a clean photograph behind the noise, the class of an
-# image, the things in a scene with a box around each, the class of every pixel, the words in a sound, the text that
-# fits a picture, and what an action will be worth in a game. All of it is prediction: of a value, of a label, of a
-# sequence, from a signal.
+# The architectures of the last chapter are put to work. Seven sections, seven things that a network is asked to say:
+# the clean photograph behind the noise, the class of an image, the things in a scene and their boxes, the class of
+# every pixel, the words in a sound, the text that fits an image, and what an action is worth in a game.
 #
-# Every task is done from beginning to end, in about a minute of one processor core each. We look at the data. We
-# build the model from the blocks of chapters 4 and 5 and write the loss from its equation. We train, on data that are
-# real or put together from real pieces. Then we measure on data that were kept back, by the yardstick that the field
-# uses, and next to a method that needs no network, because a number alone says little. And each section ends with
-# what goes wrong: a style of drawing that was never seen, a voice that speaks to the phone, a question about names
-# never read. Where the numbers are far from those of the literature, the reason is mostly the minute.
+# Each section goes the whole way in half a minute or so of one processor core: real data, or data put together from
+# real pieces; a model from chapter 5's blocks; the loss from its equation; a training; and a measurement on what was
+# kept back, with the field's own metric, beside a method that needs no training. Each ends with what goes wrong.
 #
-# Sections stand alone, as before: run the cells up to the first section, then the one that you want. The chapters
-# that follow import from this one what they need, such as `from lbdl.chapters.ch06 import clip_loss`.
+# | section | claim | here |
+# |---|---|---|
+#
+# Sections stand alone: run the cells up to the first of them, then the one that you want. Later chapters import from
+# this one, as in `from lbdl.chapters.ch06 import clip_loss`.
 
 # %% tags=["export"]
-import copy
-import itertools
 import math
 import re
-import textwrap
-import time
 from collections.abc import Callable
-from functools import partial
-from itertools import pairwise
 from typing import NamedTuple
 
 import matplotlib.pyplot as plt
 import torch
-from IPython.display import HTML, Audio
-from lbdl import batches, check, claim, claims_made, color, device, explore, figure, fit, log_scale
-from lbdl import note, progress, schematic, seed, slider, synchronize, table, words
-from lbdl.chapters.ch03 import cosine
-from lbdl.chapters.ch04 import Residual, attention_scores, cost
-from lbdl.chapters.ch05 import AddSinusoids, CrossAttentionBlock, FeedForwardBlock, LeNet, ResNet
-from lbdl.chapters.ch05 import SelfAttentionBlock, TransformerDecoder, TransformerEncoder, affine
-from lbdl.chapters.ch05 import check_sizes, random_affine, stage_of, write_greedily
-from lbdl.data import CLOTHES, SAMPLE_RATE, Speech, emoji, fashion_mnist, glove, mnist
-from lbdl.data import photographs, speech
-from matplotlib.colors import to_rgb
+from lbdl import batches, check, choice, claim, claims_made, color, device, explore, figure, fit
+from lbdl import note, seconds, seed, slider, table, words
+from lbdl.chapters.ch03 import augment
+from lbdl.chapters.ch04 import cost, difference
+from lbdl.chapters.ch05 import LeNet, ResidualBlock, ResNet, accuracy, augmented_loss
+from lbdl.chapters.ch05 import TransformerDecoder, TransformerEncoder, classification_loss, train
+from lbdl.data import emoji, fashion_mnist, glove, mnist, photographs, speech
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.lr_scheduler import OneCycleLR
 
-# %% [markdown]
-# Set-up. Each section writes what its models cost and reached into `summary`, for the table at the end.
-
 # %%
 DEVICE = device(needs=torch.float64)
 EXACT = {"device": DEVICE, "dtype": torch.float64}  # for small demonstrations that should be exact
-torch.backends.cudnn.allow_tf32 = (
-    False  # NVIDIA GPUs would otherwise round the factors of convolutions
-)
-summary = {}  # a row for each model that is trained here
+torch.backends.cudnn.allow_tf32 = False  # else NVIDIA GPUs round the factors of convolutions
+summary = {}  # a row for each network that is trained here: for the table at the end
 
 
 # %% [markdown]
-# ## What was measured
+# ## What was trained
 #
-# All that was trained, in one table: what each model costs for one example, how long its training took here, and how
-# far it came. The tasks differ, and so do their measures, so the rows cannot be compared with one another; each has
-# its baseline beside it.
+# What each network costs for one example, how long its training took here, and how far it came. The tasks differ, and
+# so do their metrics: a row compares with its baseline, not with other rows.
 
 # %%
-columns = ["model", "parameters", "multiplications for one example", "seconds", "result"]
-rows = [
-    (name, f"{p:,}", f"{m:,}", f"{s:.0f}", result) for name, (p, m, s, result) in summary.items()
-]
+columns = ["network", "parameters", "multiplications", "seconds", "result", "baseline"]
+rows = [(name, f"{p:,}", f"{m:,}", f"{s:.0f}", *rest) for name, (p, m, s, *rest) in summary.items()]
 if rows:  # as soon as a section was run
-    table(columns, rows, varies=["seconds", "result"])
+    table(columns, rows, varies=["seconds", "result", "baseline"])
 
 # %% [markdown]
 # And every claim of the sections that you have run, with its bar and what your machine got.

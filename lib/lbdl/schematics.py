@@ -256,7 +256,21 @@ def levels(steps: list[Step]) -> list[int]:
     for i, step in reversed(list(enumerate(steps))):
         if step.late:
             level[i] = min(level[j] for j, user in enumerate(steps) if i in user.sources) - 1
+    uses = [sum(i in step.sources for step in steps) for i in range(len(steps))]
+    for i in reversed([i for i in range(len(steps)) if is_main(steps, i)]):
+        below, at = steps[i].sources[0], level[i] - 1
+        while uses[below] == 1:  # what leads to its first input stands right below it
+            level[below], at = max(level[below], at), at - 1
+            if len(steps[below].sources) != 1:
+                break
+            below = steps[below].sources[0]
     return [at - min(level) for at in level]
+
+
+def is_main(steps: list[Step], i: int, source: int | None = None) -> bool:
+    """Whether a step is a layer of several inputs, and this source, if given, is the first: the signal itself."""
+    several = steps[i].kind == "layer" and sum(not steps[s].late for s in steps[i].sources) > 1
+    return several and source in (None, steps[i].sources[0])
 
 
 def table(steps: list[Step], level: list[int]) -> list[list[Key]]:
@@ -322,6 +336,12 @@ def leftish(plan: Plan, lane: int) -> bool:
     return score > 0
 
 
+def follows(plan: Plan, one: Key, other: Key) -> bool:
+    """Whether two connected places should be above one another: a layer stands above its first input alone."""
+    low, high = sorted((one, other), key=lambda key: key[1])
+    return plan.passes(high) or not is_main(plan.steps, high[0]) or is_main(plan.steps, high[0], low[0])
+
+
 def set_columns(plan: Plan, links: dict, sweeps: int = 40) -> None:
     """Find the x of each place: steps above what they take, results that pass by straight up, outside."""
     x = plan.x = {key: 0.0 for row in plan.rows for key in row}
@@ -331,7 +351,7 @@ def set_columns(plan: Plan, links: dict, sweeps: int = 40) -> None:
         for row, gap in list(zip(plan.rows, gaps, strict=True))[:: -1 if sweep % 2 else 1]:
             wanted = []
             for key in row:
-                near = [k for k in links[key][sweep % 2] if not plan.steps[k[0]].late]
+                near = [k for k in links[key][sweep % 2] if not plan.steps[k[0]].late and follows(plan, key, k)]
                 near = [k for k in near if not plan.passes(k)] or near
                 if plan.passes(key) and sweep > 3:
                     wanted.append(outer[key[0]](x[k] for k in x if k[0] == key[0] and plan.passes(k)))
@@ -358,7 +378,8 @@ def entries(plan: Plan, i: int) -> list[tuple[int, float]]:
     row = plan.level[i] - 1
     below = [s for s in plan.steps[i].sources if plan.level[s] == row or not turns_in(plan, s, i)]
     below.sort(key=lambda s: plan.x[s, row])
-    main = [n for n, s in enumerate(below) if not plan.steps[s].late]
+    main = [n for n, s in enumerate(below) if is_main(plan.steps, i, s)]
+    main = main or [n for n, s in enumerate(below) if not plan.steps[s].late]
     middle = main[0] if len(main) == 1 else (len(below) - 1) / 2
     width = min(2.2, 0.75 * size_of(plan.steps[i])[0] / max(len(below), 1))
     return [(s, round(plan.x[i, row + 1] + (n - middle) * width, 2)) for n, s in enumerate(below)]
