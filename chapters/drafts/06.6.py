@@ -114,7 +114,9 @@ texts = [f"{name} {' '.join(keys)}" for name, keys in zip(names, keywords, stric
 met = {word for n in old.tolist() for word in re.findall("[a-z]+", texts[n].lower())}
 added = sorted(met - set(vectors.words))
 rows = {word: n for n, word in enumerate([*vectors.words, *added], start=1)}
-start = torch.cat([torch.zeros(1, 50), vectors.vectors, torch.randn(len(added), 50, generator=seed(2))])
+start = torch.cat(
+    [torch.zeros(1, 50), vectors.vectors, torch.randn(len(added), 50, generator=seed(2))]
+)
 
 
 # %%
@@ -136,7 +138,9 @@ class TextEncoder(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         real = tokens > 0  # (N, T)
-        real = real | (torch.arange(tokens.shape[1], device=tokens.device) == 0)  # one place at least
+        real = real | (
+            torch.arange(tokens.shape[1], device=tokens.device) == 0
+        )  # one place at least
         x = self.encoder(self.widen(self.embedding(tokens)), mask=real)  # (N, T, D)
         mean = (x * real[..., None]).sum(dim=1) / real.sum(dim=1, keepdim=True)  # (N, D)
         return F.normalize(self.out(mean), dim=1)
@@ -273,7 +277,11 @@ table(
     varies=["ours", "nearest pixels"],
 )
 results = f"top-5 of 1,094: {top5:.2f}", f"pixels: {pixel5:.2f}"
-summary["CLIP, emoji"] = (*cost(clip, ink[3, :1], tokens([names[0]]).to(DEVICE)), history.seconds, *results)
+summary["CLIP, emoji"] = (
+    *cost(clip, ink[3, :1], tokens([names[0]]).to(DEVICE)),
+    history.seconds,
+    *results,
+)
 
 # %% [markdown]
 # Below are six drawings of the style left out, each with its five nearest names. A bar is the share that a softmax
@@ -281,7 +289,10 @@ summary["CLIP, emoji"] = (*cost(clip, ink[3, :1], tokens([names[0]]).to(DEVICE))
 # kept back.
 
 # %%
-asked = [names.index(n) for n in ("rocket", "glowing star", "hamburger", "violin", "megaphone", "pineapple")]
+asked = [
+    names.index(n)
+    for n in ("rocket", "glowing star", "hamburger", "violin", "megaphone", "pineapple")
+]
 shares = (clip.log_scale.exp() * cosines[3, asked]).softmax(dim=1).detach()  # (6, 1094)
 
 # %% tags=["figure-6.4"]
@@ -297,5 +308,104 @@ for n, image, ax, row in zip(asked, axes.flat[::2], axes.flat[1::2], shares, str
     ax.set(xlim=(0, 1), ylim=(4.3, -0.9), xticks=[], yticks=[])
     ax.spines[:].set_visible(False)
 right = sum(row.argmax().item() == n for n, row in zip(asked, shares, strict=True))
-said = f"Drawings of {', '.join(names[n] for n in asked)}, each with its five likeliest names as bars."
-figure("6.4", "Zero-shot prediction: drawings, and their five likeliest names.", said, held="trained")
+said = (
+    f"Drawings of {', '.join(names[n] for n in asked)}, each with its five likeliest names as bars."
+)
+figure(
+    "6.4", "Zero-shot prediction: drawings, and their five likeliest names.", said, held="trained"
+)
+
+# %% [markdown]
+# Look at what comes second and third. Some names are neighbours in meaning. Others only look alike, being of one
+# colour or lying along one diagonal: in a style that is new, the look is all that the network can go by.
+#
+# ### Retrieval
+#
+# The space is shared, so one can also start from a text and rank the images. Each column of the table of similarities
+# is then sorted instead of each row.
+
+# %%
+found5 = top(5, by_name[:, old].mT, torch.arange(len(old), device=DEVICE))
+claim("from a name to its drawing: top-5 among 994", found5, at_least=0.45)
+
+# %% [markdown]
+# In the widget the text is yours; the ten nearest of all 1,094 drawings come up with every letter. The drawings were
+# encoded once; only the text is encoded anew, and compared with all of them by one product. Search engines for images
+# work like this, with thousands of millions of vectors. Three things to try. Ask for what is not a name: *red fruit*,
+# *animal*, *sad face*. Type *not a dog*: there is no understanding of *not*, it is one more word in the mean. And type
+# a word with an error in it: it is in no row of the table and is skipped.
+
+# %%
+reader, drawings = copy.deepcopy(clip.text).cpu(), to_show(ink[3])  # (1094, 32, 32, 3)
+encoded = Z[3].cpu()  # (1094, D)
+
+
+# %%
+def scene(fig):
+    """Ten drawings in two rows, the nearest to the text first, each with its name."""
+    axes = fig.subplots(2, 5).flat
+    images = [ax.imshow(torch.ones(32, 32, 3)) for ax in axes]
+    for ax in axes:
+        ax.set_axis_off()
+    titles = [ax.set_title("", size=9) for ax in axes]
+
+    def update(text):
+        with torch.no_grad():
+            best = (encoded @ reader(tokens([text]))[0]).topk(10).indices.tolist()
+        known = tokens([text]).any()
+        for image, title, n in zip(images, titles, best, strict=True):
+            image.set_data(drawings[n] if known else torch.ones(32, 32, 3))
+            title.set_text(names[n][:18] if known else "")
+        return f"nearest to {text!r}: {names[best[0]]}" if known else "no word of this is known"
+
+    return update
+
+
+# %%
+caption = "The nearest drawings of any text."
+typed = words("red fruit", ["moon", "sad face", "qwxz"])
+explore(scene, "6.6b", caption, (8, 3.4), held="trained", text=typed)
+
+# %% [markdown]
+# One failure is easily made visible. All drawings that the network has met lie on white paper. On black, the same
+# drawings are lost to it, though a person would hardly notice the change: it has not learned what the thing is, apart
+# from the paper. CLIP met photographs of all kinds and is hurt by less; it fails in its own ways, such as at counting.
+
+# %%
+black = (
+    1 - drawn[3].images[old, 3:] * drawn[3].images[old, :3]
+)  # ink (994, 3, 32, 32) on black paper
+with torch.no_grad():
+    on_black = top(5, clip.image(black) @ T.mT, old)
+claim("top-5 on white paper, minus that on black", top5 - on_black, at_least=0.2)
+
+# %% [markdown]
+# **Exercise.** For CLIP, *a photo of a dog* works better than *dog*, and several such sentences work better still. Each
+# of M classes is described by P texts, whose vectors come as they leave a network, of any length. Bring each to length
+# one, so that no text counts more than another. Take the mean of each class, and bring it to length one, so that no
+# class is preferred. Then give the class of each image: the one with the largest inner product.
+
+
+# %% tags=["exercise"]
+def zero_shot_class(images: Tensor, texts: Tensor) -> Tensor:
+    """The class (N,) of each image (N, D), for P texts about each of M classes (P, M, D)."""
+    raise NotImplementedError
+
+
+right, up = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]])
+lengths = torch.tensor([[[0.6, 0.0], [3.0, 3.0]]])  # (P, M, D)
+loud = torch.tensor([[[10.0, 0.0], [0.8, 0.6]], [[0.0, 1.0], [0.8, 0.6]]])
+torn = torch.tensor([[[1.0, 0.0], [0.6, 0.8]], [[-0.6, 0.8], [0.6, 0.8]]])
+check(
+    zero_shot_class,
+    ("a longer vector is not a nearer one", lambda g: (g(right, lengths), torch.tensor([0]))),
+    ("one loud text does not decide", lambda g: (g(right, loud), torch.tensor([1]))),
+    ("a class of unlike texts is not put back", lambda g: (g(up, torn), torch.tensor([0]))),
+)
+
+
+# %% tags=["solution", "hide-input"]
+def zero_shot_class(images: Tensor, texts: Tensor) -> Tensor:
+    """The lengths of the images do not matter: they do not change which class is the largest."""
+    classes = F.normalize(F.normalize(texts, dim=2).mean(dim=0), dim=1)  # (M, D)
+    return (images @ classes.mT).argmax(dim=1)  # (N,)

@@ -56,7 +56,7 @@ def optimal_values(P: Tensor, gamma: float, sweeps: int = 300) -> Tensor:
     """The values Q (S, A) of all actions, by value iteration; nothing follows where the game ends."""
     Q = torch.zeros(P.shape[:2], **EXACT)
     for _ in range(sweeps):
-        Q = P @ (gain + gamma * ~ends * Q.amax(dim=1))  # (S, A)
+        Q = P @ (gain + gamma * Q.amax(dim=1) * ~ends)  # (S, A)
     return Q
 
 
@@ -80,7 +80,9 @@ for t in range(100):
     s = torch.multinomial(chosen[s].cpu(), 1, generator=chance)[:, 0].to(DEVICE)  # (games,)
     total, alive = total + gamma**t * gain[s] * alive, alive * ~ends[s]
 start = cells.index((3, 0))
-claim("expected return: games played, minus V", total.mean() - V[start], at_least=-0.01, at_most=0.01)
+claim(
+    "expected return: games played, minus V", total.mean() - V[start], at_least=-0.01, at_most=0.01
+)
 
 # %% [markdown]
 # In the widget each cell shows the value of its best action, and an arrow for it. Three things to try. Let the floor
@@ -96,7 +98,9 @@ def scene(fig):
     board = ax.imshow(torch.zeros(4, 4), cmap="RdBu", vmin=-1, vmax=1)
     ax.set(xticks=[], yticks=[])
     numbers = {cell: ax.text(cell[1], cell[0] + 0.32, "", ha="center") for cell in cells}
-    arrows = {cell: ax.text(cell[1], cell[0], "", ha="center", va="center", size=16) for cell in cells}
+    arrows = {
+        cell: ax.text(cell[1], cell[0], "", ha="center", va="center", size=16) for cell in cells
+    }
     ax.text(1, 1, "wall", ha="center", va="center", color="white")
 
     def update(slip, discount, sweeps):
@@ -204,12 +208,14 @@ claim("its gradient; the targets have none", slopes[0], equals=slopes[1], within
 
 
 # %% tags=["export"]
-def learn_by_playing(game, q, chance, rounds, capacity=100_000, sync=20, batch=256, gamma=0.95):
-    """Train a Deep Q-Network in place: each round a step in all games and a step down the loss."""
+def learn_by_playing(
+    game, q, chance, rounds, capacity=100_000, sync=20, batch=256, gamma=0.95
+) -> float:
+    """Train q in place: each round a step in all games and a step down the loss. Seconds that it took."""
     frozen, memory = copy.deepcopy(q), None
     optimizer = torch.optim.Adam(q.parameters(), lr=1e-3)
     schedule = CosineAnnealingLR(optimizer, rounds)
-    seen, _ = game.reset()
+    (seen, _), start = game.reset(), time.perf_counter()
     for k in progress(range(rounds), "playing"):
         epsilon = max(0.02, 1 - 2.5 * k / rounds)
         with torch.no_grad():
@@ -232,3 +238,284 @@ def learn_by_playing(game, q, chance, rounds, capacity=100_000, sync=20, batch=2
         optimizer.step()
         schedule.step()
         seen = next_seen
+    return time.perf_counter() - start
+
+
+# %% [markdown]
+# ### Breakout
+#
+# A ball flies diagonally through a field of 10 × 10 cells in which three rows of bricks hang; at the bottom a paddle,
+# one cell wide, moves by one cell or stays. A brick that is hit is worth 1. A ball that passes the paddle ends the
+# game. The rules are those of Breakout in MinAtar, a collection of games made small for research, and a test of this
+# project plays both side by side. All of it is written in tensors with a row for each of $G$ games, so that a hundred
+# games cost little more than one. What the player sees is four images of truth values: the paddle, the ball, where the
+# ball was a step ago, and the bricks.
+
+
+# %% tags=["export"]
+class Breakout:
+    """G games of Breakout at once, in Gymnasium's manner; a game that ends starts anew in the same step."""
+
+    def __init__(self, games: int, generator: torch.Generator, device="cpu", limit: int = 300):
+        if games < 1 or limit < 1:
+            raise ValueError(f"Breakout: expected a game and a step or more, got {games}, {limit}")
+        self.games, self.generator, self.device, self.limit = games, generator, device, limit
+        self.index = torch.arange(games, device=device)  # (G,)
+
+    def opening(self) -> dict[str, Tensor]:
+        """The state of games that begin: the ball falls from row 3, from any column, to either side."""
+        start = torch.randint(20, (self.games,), generator=self.generator).to(self.device)  # (G,)
+        ball = torch.stack([torch.full_like(start, 3), start // 2], dim=1)  # (G, 2) row, column
+        heading = torch.stack([torch.ones_like(start), start % 2 * 2 - 1], dim=1)  # (G, 2)
+        bricks = torch.zeros(self.games, 10, 10, dtype=torch.bool, device=self.device)
+        bricks[:, 1:4] = True
+        return {"ball": ball, "before": ball, "heading": heading, "bricks": bricks} | {
+            "paddle": torch.full_like(start, 4),  # (G,) its column
+            "struck": start < 0,  # (G,) whether the last step met a brick
+            "clock": torch.zeros_like(start),  # (G,)
+        }
+
+    def seen(self) -> Tensor:
+        """What a player sees (G, 4, 10, 10): paddle, ball, where the ball was, bricks."""
+        picture = torch.zeros(self.games, 4, 10, 10, dtype=torch.bool, device=self.device)
+        picture[self.index, 0, 9, self.state["paddle"]] = True
+        picture[self.index, 1, *self.state["ball"].unbind(1)] = True
+        picture[self.index, 2, *self.state["before"].unbind(1)] = True
+        picture[:, 3] = self.state["bricks"]
+        return picture
+
+    def reset(self) -> tuple[Tensor, dict]:
+        self.state = self.opening()
+        return self.seen(), {}
+
+    def step(self, actions: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, dict]:
+        """Actions (G,), 0 left, 1 stay, 2 right: what is seen, rewards, terminated, truncated, final_obs."""
+        if actions.shape != (self.games,):
+            raise ValueError(f"Breakout: expected {self.games} actions, got {tuple(actions.shape)}")
+        rewards, terminated = self.move(actions)
+        truncated, final = (self.state["clock"] >= self.limit) & ~terminated, self.seen()
+        over = terminated | truncated  # (G,)
+        for name, new in self.opening().items():
+            old = self.state[name]
+            self.state[name] = torch.where(over.reshape(-1, *[1] * (old.ndim - 1)), new, old)
+        return self.seen(), rewards, terminated, truncated, {"final_obs": final}
+
+    def move(self, actions: Tensor) -> tuple[Tensor, Tensor]:
+        """Move paddle and ball by a step: rewards (G,), and whether the ball is lost (G,)."""
+        old = self.state
+        paddle = (old["paddle"] + actions - 1).clamp(0, 9)
+        (down, right), (row, column) = (
+            old["heading"].unbind(1),
+            (old["ball"] + old["heading"]).unbind(1),
+        )
+        right = torch.where((column < 0) | (column > 9), -right, right)  # the sides reflect
+        down = torch.where(row < 0, -down, down)  # so does the ceiling
+        row, column = row.clamp(min=0), column.clamp(0, 9)
+        met = old["bricks"][self.index, row, column]  # (G,)
+        hit, bottom = met & ~old["struck"], row == 9  # after a hit the ball passes the next brick
+        bricks = old["bricks"].clone()
+        bricks[self.index, row, column] &= ~hit
+        bricks[:, 1:4] |= (bottom & ~bricks.flatten(1).any(dim=1))[:, None, None]  # a new wall
+        flat = bottom & (paddle == old["ball"][:, 1])  # met from above
+        corner = bottom & (paddle == column) & ~flat  # met from the side: back the way it came
+        returned = hit | flat | corner
+        ball = torch.stack([torch.where(returned, old["ball"][:, 0], row), column], dim=1)  # (G, 2)
+        down, right = torch.where(returned, -down, down), torch.where(corner, -right, right)
+        self.state = {"ball": ball, "before": old["ball"], "bricks": bricks, "paddle": paddle} | {
+            "heading": torch.stack([down, right], dim=1),
+            "struck": met,
+            "clock": old["clock"] + 1,
+        }
+        return hit.float(), bottom & ~flat & ~corner
+
+
+# %%
+@torch.no_grad()
+def play(
+    policy: Callable, games: int, generator: torch.Generator, limit: int = 300
+) -> list[Tensor]:
+    """One game each: what was seen (T, G, 4, 10, 10), rewards (T, G), whether still playing (T, G)."""
+    game, record = Breakout(games, generator, DEVICE, limit), []
+    seen, playing = game.reset()[0], torch.ones(games, dtype=torch.bool, device=DEVICE)
+    while playing.any():
+        following, rewards, terminated, truncated, _ = game.step(policy(seen))
+        record.append((seen, rewards * playing, playing))
+        seen, playing = following, playing & ~terminated & ~truncated
+    return [torch.stack(part) for part in zip(*record, strict=True)]
+
+
+def random_player(seen: Tensor) -> Tensor:
+    return torch.randint(3, (len(seen),), generator=buttons).to(seen.device)
+
+
+buttons = seed(4)
+at_random = play(random_player, 500, seed(5))[1].sum(dim=0).mean()
+claim("Breakout: mean return of random buttons", at_random, at_most=0.5)
+
+# %% [markdown]
+# Our network has two hidden layers and is told nothing of balls and paddles. It plays 128 games at once. At first it
+# loses within eight steps, like anybody who presses buttons at random, and one game in four has a brick to learn from.
+# What the brick was worth then travels backwards through the equation, from the ball below the wall to the ball on
+# its way up, and at last to the moment at which a button decides.
+
+
+# %% tags=["export"]
+class QNetwork(nn.Sequential):
+    """An MLP (book, 5.1) from what is seen (N, 4, 10, 10) to the values (N, 3) of the actions."""
+
+    def __init__(self):
+        first, second = nn.Linear(400, 256), nn.Linear(256, 128)
+        super().__init__(first, nn.ReLU(), second, nn.ReLU(), nn.Linear(128, 3))
+
+    def forward(self, seen: Tensor) -> Tensor:
+        if seen.shape[1:] != (4, 10, 10):
+            raise ValueError(f"QNetwork: expected (N, 4, 10, 10), got {tuple(seen.shape)}")
+        return super().forward(seen.flatten(1).to(self[0].weight.dtype))  # (N, 3)
+
+
+# %%
+seed(0)
+dqn, chance = QNetwork().to(DEVICE), seed(6)
+took = learn_by_playing(Breakout(128, chance, DEVICE), dqn, chance, rounds=4500)
+seen, rewards, playing = play(lambda seen: dqn(seen).argmax(dim=1), 100, seed(5))
+mean_return = rewards.sum(dim=0).mean()
+claim("Breakout: mean return of the Deep Q-Network", mean_return, at_least=8)
+results = f"{mean_return:.1f} bricks a game", f"random buttons: {at_random:.1f}"
+summary["DQN, Breakout"] = (*cost(dqn, seen[0, :1]), took, *results)
+
+# %% [markdown]
+# The value of a state is that of its best action, the discounted bricks that are still to come. Here it is along a
+# game. For 60 steps the network plays; then we take the buttons from its hands and push the paddle to the left.
+
+
+# %%
+def then_left(seen: Tensor) -> Tensor:
+    """The network plays for 60 steps, as long as it is asked; then the paddle goes left."""
+    asked.append(1)
+    return (
+        dqn(seen).argmax(dim=1) if len(asked) <= 60 else torch.zeros_like(seen[:, 0, 0, 0].long())
+    )
+
+
+asked = []
+frames, bricks_hit, _ = (part[:, 0] for part in play(then_left, 1, seed(7)))  # (T, 4, 10, 10), (T,)
+values = dqn(frames).amax(dim=1).detach().cpu()  # (T,)
+
+
+def in_colour(seen: Tensor) -> Tensor:
+    """What a player sees (4, 10, 10) as an image (10, 10, 3)."""
+    image = torch.full((10, 10, 3), 0.12)
+    for channel, shade in ((3, color.model), (2, "#666666"), (0, color.output), (1, "#ffffff")):
+        image[seen[channel].cpu()] = torch.tensor(to_rgb(shade))
+    return image
+
+
+# %% tags=["figure-6.5"]
+fig, axes = plt.subplot_mosaic(
+    [[0, 1, 2, 3], 4 * ["value"]], figsize=(8.4, 4.2), height_ratios=[1, 1.3]
+)
+hits, T = bricks_hit.nonzero()[:, 0].tolist(), len(frames)
+later = next(t for t in hits if t > 20)
+for k, t in enumerate((later - 6, later, 60, T - 1)):
+    axes[k].imshow(in_colour(frames[t]))
+    axes[k].set(xticks=[], yticks=[], title=f"step {t}")
+    axes["value"].axvline(t, color=color.quiet, linewidth=1)
+axes["value"].plot(values, color=color.model)
+axes["value"].plot(hits, values[hits], "o", color=color.gradient)
+axes["value"].text(61, values.max(), "the paddle goes left", color=color.data)
+axes["value"].set(xlabel="step", ylabel="estimated value", xlim=(0, T))
+said = f"A value that climbs until a brick is hit and falls then, {len(hits)} times in {T} steps, and sinks "
+said += "to nothing at the end. Above it, four frames."
+figure("6.5", "The value along a game; dots: a brick is about to be hit.", said, held="trained")
+
+# %%
+estimated = torch.stack([dqn(views).detach().amax(dim=1) for views in seen])  # (T, G)
+change = (estimated[1:] - estimated[:-1])[playing[1:]]
+after_hit = (rewards[:-1] == 1)[playing[1:]]
+fall = change[~after_hit].mean() - change[after_hit].mean()
+claim("value: change without a brick, minus that after one", fall, at_least=0.4)
+
+# %% [markdown]
+# The value climbs while the ball is on its way to a brick, for the reward comes nearer. When the brick is hit, its
+# reward is in the past and the estimate drops. That saw is the Bellman equation at work. At the end, once the ball can
+# no longer be caught, the value sinks before the ball is lost.
+#
+# Now play yourself. Type a letter for each step: `l` moves the paddle left, `r` right, any other leaves it, and the
+# bars show what the network thinks of your three choices. With the slider the network plays on from where you stopped.
+# Three things to try. Keep the ball for two catches. Stop when the ball is high up: the three bars are nearly equal,
+# since there is time for everything; stop when it is just above the paddle, and one bar stands out. Leave the paddle
+# too far from the ball to reach it: all three sink, whatever you do.
+
+# %%
+player = copy.deepcopy(dqn).cpu()
+
+
+def game_after(opening: int, moves: str, then: int) -> tuple[Tensor, list[float], int, bool]:
+    """What is seen after typed moves and `then` of the network's, its three values, the score, and whether lost."""
+    game, score, lost, t = Breakout(1, seed(opening), limit=1000), 0, False, 0
+    seen, _ = game.reset()
+    while True:
+        with torch.no_grad():
+            values = player(seen)[0]  # (3,)
+        if lost or t == len(moves) + then:
+            return seen[0], values.tolist(), score, lost
+        typed = {"l": 0, "r": 2}.get(moves[t], 1) if t < len(moves) else values.argmax().item()
+        _, reward, terminated, _, more = game.step(torch.tensor([typed]))
+        seen, score, lost, t = more["final_obs"], score + int(reward), terminated.item(), t + 1
+
+
+# %%
+def scene(fig):
+    """Left the field, right a bar for the value of each action."""
+    field, right = fig.subplots(1, 2, width_ratios=[1, 1.4])
+    picture = field.imshow(torch.zeros(10, 10, 3))
+    field.set(xticks=[], yticks=[])
+    bars = right.barh(["left", "stay", "right"], [1, 1, 1])
+    right.set(xlim=(0, 4), ylim=(2.6, -0.6), xlabel="value")
+
+    def update(moves, then, opening):
+        seen, values, score, lost = game_after(opening, moves, then)
+        picture.set_data(in_colour(seen))
+        for bar, value in zip(bars, values, strict=True):
+            bar.set_width(max(0.0, value))
+            bar.set_color(color.model if value == max(values) else color.quiet)
+        return f"{score} bricks" + (", and the ball is lost" if lost else "")
+
+    return update
+
+
+# %%
+knobs = {"then": slider(0, 100, 16), "opening": slider(1, 9, 1)}
+typed = words("rr", ["", "rrll", "llllllllll"])
+explore(scene, "6.7b", "A game.", (7, 3), held="trained", moves=typed, **knobs)
+
+# %% [markdown]
+# **Exercise.** The largest of several uncertain estimates is too large on average, since whichever is overestimated
+# most wins. *Double* Deep Q-Networks soften that: the network itself chooses the best next action, and the frozen copy
+# says what that action is worth. Write the targets $y_n$ in this manner, from the values of the next states in both.
+
+
+# %% tags=["exercise"]
+def double_targets(online, frozen, rewards, terminated, gamma: float) -> Tensor:
+    """Targets (N,), from both networks' values (N, A) of the next states, rewards and ends (N,)."""
+    raise NotImplementedError
+
+
+online = torch.tensor([[1.0, 3.0, 2.0], [4.0, 0.0, 1.0]])
+frozen = torch.tensor([[9.0, 2.0, 6.0], [1.0, 8.0, 7.0]])
+pay, over = torch.tensor([1.0, 0.0]), torch.tensor([True, True])
+check(
+    double_targets,
+    (
+        "1 + 0.5 · 2 and 0 + 0.5 · 1",
+        lambda g: (g(online, frozen, pay, ~over, 0.5), torch.tensor([2, 0.5])),
+    ),
+    ("a game that is over: the reward", lambda g: (g(online, frozen, pay, over, 0.5), pay)),
+)
+
+
+# %% tags=["solution", "hide-input"]
+def double_targets(online, frozen, rewards, terminated, gamma: float) -> Tensor:
+    """What one network likes by mistake is valued by another, which did not make that mistake."""
+    best = online.argmax(dim=1, keepdim=True)  # (N, 1)
+    return rewards + gamma * frozen.gather(1, best)[:, 0] * ~terminated

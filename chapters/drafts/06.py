@@ -31,23 +31,29 @@
 # this one, as in `from lbdl.chapters.ch06 import clip_loss`.
 
 # %% tags=["export"]
+import copy
 import math
 import re
+import time
 from collections.abc import Callable
 from typing import NamedTuple
 
 import matplotlib.pyplot as plt
 import torch
-from lbdl import batches, check, choice, claim, claims_made, color, device, explore, figure, fit
-from lbdl import note, seconds, seed, slider, table, words
+from IPython.display import HTML, Audio
+from lbdl import History, attention_maps, batches, check, choice, claim, claims_made, color
+from lbdl import device, explore, figure, fit, note, progress, schematic, seconds, seed, slider
+from lbdl import table, words
 from lbdl.chapters.ch03 import augment
 from lbdl.chapters.ch04 import cost, difference
-from lbdl.chapters.ch05 import LeNet, ResidualBlock, ResNet, accuracy, augmented_loss
-from lbdl.chapters.ch05 import TransformerDecoder, TransformerEncoder, classification_loss, train
-from lbdl.data import emoji, fashion_mnist, glove, mnist, photographs, speech
+from lbdl.chapters.ch05 import AddSinusoids, LeNet, ResidualBlock, ResNet, TransformerDecoder
+from lbdl.chapters.ch05 import TransformerEncoder, accuracy, augmented_loss, classification_loss
+from lbdl.chapters.ch05 import greedy_decode, train
+from lbdl.data import SAMPLE_RATE, emoji, fashion_mnist, glove, mnist, photographs, speech
+from matplotlib.colors import to_rgb
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.optim.lr_scheduler import OneCycleLR
+from torch.optim.lr_scheduler import CosineAnnealingLR, OneCycleLR
 
 # %%
 DEVICE = device(needs=torch.float64)
