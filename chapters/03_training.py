@@ -1013,7 +1013,9 @@ def likelihood(letter: str, history: str, orders: list[int], seen: list[Counter]
 
 
 # %%
-shares = [likelihood(letter, "To be, or no", [1, 2, 3, 4, 5, 6], seen, V) for letter in corpus.characters]
+shares = [
+    likelihood(letter, "To be, or no", [1, 2, 3, 4, 5, 6], seen, V) for letter in corpus.characters
+]
 claim("the shares of all letters add up to one", sum(shares), equals=1.0, within=1e-6)
 
 # %% [markdown]
@@ -1077,7 +1079,9 @@ def draw(shares: Tensor, generator: torch.Generator) -> int:
 for n in (1, 2, 4, 6):
     line, chance = "the king ", seed(3)
     for _ in range(70):
-        shares = [likelihood(letter, line, list(range(1, n + 1)), seen, V) for letter in corpus.characters]
+        shares = [
+            likelihood(letter, line, list(range(1, n + 1)), seen, V) for letter in corpus.characters
+        ]
         line += corpus.characters[draw(torch.tensor(shares), chance)]
     print(f"{n}: {line.replace(chr(10), ' / ')}")
 

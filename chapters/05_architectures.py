@@ -101,6 +101,7 @@ def accuracy(model: nn.Module, x: Tensor, y: Tensor) -> float:
     model.train(mode)
     return torch.cat(right).double().mean().item()
 
+
 # %% [markdown]
 # ## 5.1 Multi-Layer Perceptrons
 #
@@ -379,7 +380,7 @@ data = batches(t_193, sound, size=193)
 history = fit(learner, data, lambda f, x, y: F.mse_loss(f(x), y), optimizer, 1500, fade)
 
 # %%
-computed = (broken_line(voice, 24)(points) - voice(points)).square().mean().sqrt()
+computed = (broken_line(voice, 24)(points) - voice(points)).square().mean().sqrt().detach()
 trained = (learner(t_193) - sound).square().mean().sqrt().detach()
 claim(
     "24 trained ReLUs: their error over that of 24 computed ones", trained / computed, at_least=1.5
@@ -432,6 +433,7 @@ def hat(t: Tensor, left: float, peak: float, right: float) -> Tensor:
     """The slope becomes `up`, then `down`, then 0: changes of up, down - up, and -down."""
     up, down = 1 / (peak - left), -1 / (right - peak)
     return up * (t - left).relu() + (down - up) * (t - peak).relu() - down * (t - right).relu()
+
 
 # %% [markdown]
 # ## 5.2 Convolutional networks
@@ -861,7 +863,7 @@ class ResNet(nn.Module):
 
 # %%
 seed(0)
-resnet50, image = ResNet().eval(), torch.rand(1, 3, 224, 224)
+resnet50, image = ResNet().eval().to(DEVICE), torch.rand(1, 3, 224, 224).to(DEVICE)
 parameters, multiplications = cost(resnet50, image)
 claim("ResNet-50: 25,557,032 parameters", parameters == 25_557_032)
 claim("ResNet-50: 4,089,184,256 multiplications", multiplications == 4_089_184_256)
@@ -878,11 +880,10 @@ claim("ResNet-50: maps after the stem and each stage", sizes == expected)
 # costs the same in every stage, exactly.
 
 # %%
-one_block = cost(resnet50.layer1[1], torch.rand(1, 256, 56, 56))[1]
-others = [
-    cost(resnet50.get_submodule(f"layer{k}")[1], torch.rand(1, *sizes[k]))[1] for k in (2, 3, 4)
-]
-claim("a residual block costs the same in each stage", others == [one_block] * 3)
+stages = [resnet50.get_submodule(f"layer{k}") for k in (1, 2, 3, 4)]
+inputs = [torch.rand(1, *sizes[k]).to(DEVICE) for k in (1, 2, 3, 4)]
+costs = [cost(stage[1], x)[1] for stage, x in zip(stages, inputs, strict=True)]
+claim("a residual block costs the same in each stage", costs == costs[:1] * 4)
 
 # %% [markdown]
 # Figure 5.5 shows the network with its blocks closed. It is too tall for a page, so it is cut in two halves, made of
@@ -1118,6 +1119,7 @@ def merged(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
     factor = norm.weight / (norm.running_var + norm.eps).sqrt()  # (C_out,)
     weight = conv.weight * factor[:, None, None, None]  # (C_out, C, K, K)
     return weight, norm.bias - factor * norm.running_mean
+
 
 # %% [markdown]
 # ## 5.3 Attention models
@@ -1760,10 +1762,10 @@ table(
 # %% [markdown]
 # The repeated day is mostly forgiven: the decoder looks for a number next to a month, and finds one. The other two
 # are not: it has learned where things stand in the texts that it saw, and which hundreds there are, not what a date
-# is. Within the range of its examples it is reliable; outside it is wrong, and does not say so: its probabilities are
-# as high as before. The remedy in practice is more examples, of everything. Nobody would give such a network dates of
-# the eighteenth century on purpose; but data drift, a form gets a new field, and then a test set that was drawn like
-# the training set says nothing.
+# is. Within the range of its examples it is reliable; outside it is wrong, and still answers with a date. The remedy
+# in practice is more examples, of everything. Nobody would give such a network dates of the eighteenth century on
+# purpose; but data drift, a form gets a new field, and then a test set that was drawn like the training set says
+# nothing.
 #
 # **Exercise.** The mask of a batch of texts follows from their lengths. Write it, on the device of the lengths: True
 # where there is a token, False where there is padding.
@@ -1876,7 +1878,7 @@ claim("GPT at GPT-2's sizes: 124,439,808 parameters", count == 124_439_808)
 # %%
 plays, endings = shakespeare("train", DEVICE), shakespeare("validation", DEVICE)
 V, CONTEXT = len(plays.characters), 64
-plain, one = GPT(V, CONTEXT), plays.codes[None, :CONTEXT].cpu()  # one text (1, T)
+plain, one = GPT(V, CONTEXT).to(DEVICE), plays.codes[None, :CONTEXT]  # one text (1, T)
 
 # %% tags=["figure-5.8"]
 names = {"positions": "learned positions", SelfAttentionBlock: "causal self-attention block"}
@@ -1884,7 +1886,7 @@ names |= {FeedForwardBlock: "feed-forward block"}
 look = {"letters": {64: "T", 128: "D", V: "V"}, "names": names, "size": 11, "output": "logits"}
 fig, ax = plt.subplots(figsize=(4.6, 5.6))
 closed = (SelfAttentionBlock, FeedForwardBlock)
-said = schematic(ax, GPT(V, CONTEXT, layers=1), one, closed=closed, **look)
+said = schematic(ax, GPT(V, CONTEXT, layers=1).to(DEVICE), one, closed=closed, **look)
 figure("5.8", "GPT, as it ran with one layer.", said)
 
 # %% [markdown]
@@ -2000,7 +2002,7 @@ claim("multiplications without the cache, as a multiple", factor, at_least=30, a
 full, saved = (partial(generate, plain, one[:, :1], 63, cached=cached) for cached in (False, True))
 note(
     "time without the cache, as a multiple",
-    f"{seconds(full, repeats=3) / seconds(saved, repeats=3):.1f}",
+    f"{seconds(full, DEVICE, repeats=3) / seconds(saved, DEVICE, repeats=3):.1f}",
 )
 
 # %% [markdown]
@@ -2078,7 +2080,7 @@ claim("GPT ahead of the convolution, nats a character", ahead, at_least=0.02)
 
 # %%
 results = [f"{loss:.2f} nats a character" for loss in nats.values()]
-parameters, multiplications = cost(copy.deepcopy(gpt).cpu(), one)  # for 64 tokens
+parameters, multiplications = cost(gpt, one)  # for 64 tokens
 costs = (parameters, multiplications // CONTEXT, history.seconds)
 summary["GPT, a character"] = (*costs, results[0], f"{results[2]} by counting")
 table(["model", "new text"], list(zip(nats, results, strict=True)), varies=["new text"])
@@ -2123,8 +2125,9 @@ note("GPT writes", "".join(plays.characters[code] for code in written).replace("
 # %%
 LINE, SIGNS = "Life's but a walking shadow; a poor player,", "abcdefghijklmnopqrstuvwxyz ,.'\n"
 codes, signs = ([plays.characters.index(c) for c in text] for text in (LINE, SIGNS))
-reader, line = copy.deepcopy(gpt).cpu(), torch.tensor([codes])  # (1, T)
-logits, looks = reader(line)[0].detach(), list(attention_maps(reader, line).values())  # (T, V)
+line = torch.tensor([codes], device=DEVICE)  # (1, T)
+logits = gpt(line)[0].detach().cpu()  # (T, V)
+looks = [scores.detach().cpu() for scores in attention_maps(gpt, line).values()]
 
 
 # %%
@@ -2406,6 +2409,7 @@ def unpatchify(patches: Tensor, C: int, H: int, W: int, patch: int) -> Tensor:
     """Split both dimensions, bring rows to rows and columns to columns, and join them."""
     grid = patches.unflatten(2, (C, patch, patch)).unflatten(1, (H // patch, W // patch))
     return grid.permute(0, 3, 1, 4, 2, 5).reshape(len(patches), C, H, W)
+
 
 # %% [markdown]
 # ## What was trained

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from lbdl import attention_maps
 from lbdl.chapters.ch05 import (
     GPT,
     Attention,
@@ -14,6 +13,8 @@ from lbdl.chapters.ch05 import (
     generate,
 )
 from torch import nn
+
+from lbdl import attention_maps
 
 
 def tokens(count: int) -> torch.Tensor:
@@ -65,9 +66,7 @@ def test_wrong_sizes_are_refused(make, words):
 def entries(conv: str, norm: str, C: int, C_out: int, K: int) -> dict[str, tuple[int, ...]]:
     """Names and shapes of a convolution without bias, and of the batch normalization after it."""
     found = {f"{conv}.weight": (C_out, C, K, K), f"{norm}.num_batches_tracked": ()}
-    return found | {
-        f"{norm}.{name}": (C_out,) for name in ("weight", "bias", "running_mean", "running_var")
-    }
+    return found | {f"{norm}.{name}": (C_out,) for name in ("weight", "bias", "running_mean", "running_var")}
 
 
 def test_resnet_50_has_the_names_and_shapes_of_torchvisions():
@@ -84,9 +83,7 @@ def test_resnet_50_has_the_names_and_shapes_of_torchvisions():
             C = 4 * hidden
     expected |= {"fc.weight": (1000, 2048), "fc.bias": (1000,)}
     with torch.device("meta"):
-        assert {
-            name: tuple(values.shape) for name, values in ResNet().state_dict().items()
-        } == expected
+        assert {name: tuple(values.shape) for name, values in ResNet().state_dict().items()} == expected
 
 
 @pytest.mark.parametrize("options", [{"temperature": 0}, {"top_k": 1}])
@@ -143,7 +140,5 @@ def test_attention_maps_are_those_that_the_model_uses():
     (scores,) = attention_maps(model, x).values()
     values = layer.heads(layer.value(x))  # (1, H, 5, D / H)
     torch.testing.assert_close(layer.out((scores @ values).transpose(1, 2).flatten(2)), model(x))
-    with pytest.raises(
-        ValueError, match="attention_maps: expected a model with attention, got Linear"
-    ):
+    with pytest.raises(ValueError, match="attention_maps: expected a model with attention, got Linear"):
         attention_maps(nn.Linear(2, 2), torch.zeros(1, 2))

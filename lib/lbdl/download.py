@@ -69,16 +69,13 @@ def _download(path: Path) -> None:
 
 
 def pip_download(pinned: str, sha256: str, folder: Path, *options: str) -> subprocess.CompletedProcess:
-    """Let pip fetch one package into a folder, without its dependencies, if the file has the SHA-256, else nothing.
+    """Let pip fetch one package into a folder, without its dependencies, if the file has the SHA-256; how pip ended.
 
     Args:
         pinned: name and version, as in "six==1.17.0".
         sha256: of the archive that the registry serves, in hexadecimal.
         folder: where the archive is put.
         options: further ones of `pip download`.
-
-    Returns:
-        How pip ended: its exit code and what it wrote.
     """
     wanted = folder / "wanted.txt"  # only here pip takes a hash
     wanted.write_text(f"{pinned} --hash=sha256:{sha256}\n")

@@ -128,8 +128,7 @@ def fit(
     averaged (DistributedDataParallel; NCCL on GPUs, gloo on CPUs): the steps are those of a single process.
 
     Args:
-        model: trained in place, on the device on which it is; left in the mode, training or evaluation, in which it
-            came.
+        model: trained in place, where it is; left in the mode, training or evaluation, in which it came.
         data: gives the batches of one epoch each time it is iterated, such as `batches(x, y, size=128)`.
         loss: loss(model, *batch) gives the mean loss of the batch, a tensor of one element.
         optimizer: of the model's parameters; or several, such as Muon for the matrices and AdamW for the rest.
@@ -197,9 +196,7 @@ def _epoch(model, data, loss, optimizers, schedules, clip, team) -> list[float]:
             mover.step()
         losses.append(value.detach().reshape(()))
     if not losses:
-        raise ValueError(
-            "fit: expected at least one batch in an epoch, got none (a generator gives its batches only once)"
-        )
+        raise ValueError("fit: expected at least one batch in an epoch, got none (a generator gives its only once)")
     return team.mean(torch.stack(losses)).tolist()
 
 

@@ -3,9 +3,7 @@
 import torch
 from torch import nn
 
-ALLOWED_ON_CPU = {
-    "5.1 widgets": {"mm"},
-}
+ALLOWED_ON_CPU = {}
 
 MODELS = {
     "AddSinusoids": lambda cls: (cls(), torch.rand(2, 5, 8)),

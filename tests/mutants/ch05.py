@@ -14,16 +14,8 @@ MUTANTS = [
     ("5.1", "slopes = f(knots).diff() * n", "slopes = f(knots).diff()"),
     ("5.1", "n = math.ceil(L / (2 * 0.03)) - 1", "n = math.ceil(L / (4 * 0.03)) - 1"),
     ("5.1", 'claim("the MLP by hand", in_64_bits', 'claim("the MLP by hand", -in_64_bits'),
-    (
-        "5.2",
-        "nn.Conv2d(1, 32, kernel_size=5), nn.MaxPool2d(3)",
-        "nn.Conv2d(1, 32, kernel_size=5), nn.MaxPool2d(3, 2)",
-    ),
-    (
-        "5.2",
-        "nn.Conv2d(32, 64, kernel_size=5), nn.MaxPool2d(2)",
-        "nn.Conv2d(32, 64, kernel_size=5, padding=1), nn.MaxPool2d(2)",
-    ),
+    ("5.2", "nn.Conv2d(1, 32, kernel_size=5)", "nn.Conv2d(1, 32, kernel_size=5, bias=False)"),
+    ("5.2", "nn.Conv2d(32, 64, kernel_size=5)", "nn.Conv2d(32, 64, kernel_size=5, groups=2)"),
     ("5.2", "return F.pad(x, (2, -2, 2, -2))", "return x"),
     ("5.2", "y = F.relu(self.bn2(self.conv2(y)))", "y = self.bn2(self.conv2(y))"),
     (
@@ -40,7 +32,7 @@ MUTANTS = [
     (
         "5.2",
         "self.conv2 = nn.Conv2d(hidden, hidden, 3, stride, padding=1, bias=False)",
-        "self.conv2 = nn.Conv2d(hidden, hidden, 3, stride, padding=1)",
+        "self.conv2 = nn.Conv2d(hidden, hidden, 3, stride, padding=1, padding_mode='reflect', bias=False)",
     ),
     (
         "5.2",
@@ -130,7 +122,7 @@ MUTANTS = [
     (
         "5.3",
         "return self.norm(x + self.attention(x, source, mask))",
-        "return self.norm(x + self.attention(x, x, mask))",
+        "return self.norm(x) + self.attention(x, source, mask)",
     ),
     (
         "5.3",
@@ -177,8 +169,8 @@ MUTANTS = [
     ("5.3", "        self.K, self.V = K, V\n        return K, V", "        return K, V"),
     (
         "5.3",
-        "begin, caches = tokens.shape[1] - gpt.T // 2, [Cache() for _ in gpt.layers]",
-        "begin = tokens.shape[1] - gpt.T // 2",
+        "gpt.T // 2, [Cache() for _ in gpt.layers]\n            fresh = tokens[:, begin:]",
+        "gpt.T // 2, [Cache() for _ in gpt.layers]",
     ),
     (
         "5.3",

@@ -39,9 +39,7 @@ def merged(conv, norm):  # forgets eps
 
 def merged_2(conv, norm):  # along the input channels
     factor = norm.weight / (norm.running_var + norm.eps).sqrt()
-    return conv.weight * factor[: conv.in_channels][
-        None, :, None, None
-    ], norm.bias - factor * norm.running_mean
+    return conv.weight * factor[: conv.in_channels][None, :, None, None], norm.bias - factor * norm.running_mean
 
 
 def merged_3(conv, norm):  # does not scale the mean
@@ -84,9 +82,7 @@ def unpatchify_2(patches, C, H, W, patch):
 
 def unpatchify_3(patches, C, H, W, patch):
     grid = patches.unflatten(2, (patch, patch, C)).unflatten(1, (H // patch, W // patch))
-    return grid.permute(0, 5, 1, 3, 2, 4).reshape(
-        len(patches), C, H, W
-    )  # channels taken for the last
+    return grid.permute(0, 5, 1, 3, 2, 4).reshape(len(patches), C, H, W)  # channels taken for the last
 
 
 def padding_mask(lengths, T):
@@ -98,6 +94,4 @@ def padding_mask_2(lengths, T):
 
 
 def padding_mask_3(lengths, T):
-    return (
-        torch.arange(int(lengths.max()), device=lengths.device) < lengths[:, None]
-    )  # not filled up to T
+    return torch.arange(int(lengths.max()), device=lengths.device) < lengths[:, None]  # not filled up to T

@@ -8,11 +8,15 @@ def conditional_median(values, joint):
 
 
 def conditional_median_2(values, joint):
-    return values[(joint.cumsum(dim=0) >= 0.5).int().argmax(dim=0)]  # as if each column added up to one
+    return values[
+        (joint.cumsum(dim=0) >= 0.5).int().argmax(dim=0)
+    ]  # as if each column added up to one
 
 
 def conditional_median_3(values, joint):
-    return values[(joint.cumsum(dim=0) > joint.sum(dim=0) / 2).int().argmax(dim=0)]  # more than half
+    return values[
+        (joint.cumsum(dim=0) > joint.sum(dim=0) / 2).int().argmax(dim=0)
+    ]  # more than half
 
 
 def conditional_median_4(values, joint):
@@ -29,7 +33,9 @@ def coverage_for_2(certainty, right, wanted):
     ordered = right[certainty.argsort(descending=True)]
     share = ordered.cumsum(dim=0) / torch.arange(1, len(right) + 1)
     below = (share < wanted).nonzero()
-    return (below[0].item() if len(below) else len(right)) / len(right)  # stops at the first that is too low
+    return (below[0].item() if len(below) else len(right)) / len(
+        right
+    )  # stops at the first that is too low
 
 
 def coverage_for_3(certainty, right, wanted):
