@@ -182,6 +182,17 @@ def show_scene(ax, image: Tensor, title: str = "") -> None:
     ax.set_title(title, fontsize=9)
 
 
+def draw_boxes(ax, boxes: Tensor, shade: str, names: list[str] | None = None, **look) -> None:
+    """Draw boxes (M, 4) on a scene, each with a name at its corner."""
+    for (x1, y1, x2, y2), name in zip(boxes.tolist(), names or [""] * len(boxes), strict=True):
+        box = {"fill": False, "edgecolor": shade, "lw": 1.3, **look}
+        ax.add_patch(plt.Rectangle((x1, y1), x2 - x1, y2 - y1, **box))
+        if name:
+            side = {"x": x1, "ha": "left"} if x1 < 32 else {"x": x2, "ha": "right"}
+            plate = {"facecolor": shade, "edgecolor": "none", "pad": 0.8}
+            ax.text(y=max(y1, 7), s=name, color="white", size=7, va="bottom", bbox=plate, **side)
+
+
 # %% [markdown]
 # ## What was trained
 #
