@@ -20,7 +20,8 @@ new_style = make_scenes(400, "test", STYLE_UNSEEN, seed(3), DEVICE)
 # How well does one box fit another? The usual answer is the *intersection over union*, or IoU: the area that both
 # share, divided by the area that they cover together. It is 1 for equal boxes and 0 for boxes that do not meet. What
 # two boxes share is a box itself, from the larger of the two left edges to the smaller of the two right ones. Where
-# that leaves less than nothing, it is empty.
+# that leaves less than nothing, it is empty. The usual bar of a half asks for a rather good fit: a square that is moved
+# by a third of its side has an IoU of exactly one half with where it was.
 
 
 # %% tags=["export"]
@@ -171,6 +172,14 @@ said = schematic(ax, detector.eval(), scenes.images[:1], closed=(nn.Sequential,)
 figure("6.1", "The detector: maps of decreasing resolution, and a head that reads each.", said)
 
 # %% [markdown]
+# From the bottom up the maps have fewer places and more channels. A place of the last maps stands for a sixteenth of
+# the picture and has seen nearly all of it, which is what large things need; a place of the first stands for 4 × 4
+# pixels and knows its surroundings. The heads on top give 256, 64 and 16 rows of numbers, one for each default box in
+# the order of `default_boxes`. For real detectors the body is usually taken from a classifier that was trained on a
+# large data set, as labels of whole images are much cheaper than boxes, and only then trained to detect. Our scenes
+# cost nothing, so we start from random weights.
+
+# %% [markdown]
 # The loss has two parts. Those boxes that stand for a thing, $M$ in a batch, are to be moved to the right place. The
 # penalty for a number that is off by $d$ is $d^2/2$ up to 1 and $|d| - \frac12$ beyond, which is gentle with boxes
 # that are still far off. And the boxes shall name the right class, by cross-entropy over $C + 1$ classes.
@@ -178,7 +187,7 @@ figure("6.1", "The detector: maps of decreasing resolution, and a head that read
 # There is a catch. A default box in a hundred or so stands for a thing. To say "nothing" everywhere is a good start,
 # and the many easy boxes would drown the few that matter. So of the boxes that stand for nothing only the $3M$ with
 # the largest loss count, the *hard negatives*: those that look to the network most like a thing. Which these are is
-# decided anew in every step.
+# decided anew in every step, so the network always works on its present mistakes.
 
 
 # %% tags=["export"]
@@ -364,8 +373,8 @@ def scene(fig):
         show_scene(ax, shown[0][0], title)
         frames.append(ax.vlines([], 0, 0, lw=1.5))
 
-    def update(scene, score, overlap):
-        image, boxes, classes, *one = (part[scene : scene + 1] for part in shown)
+    def update(picture, score, overlap):
+        image, boxes, classes, *one = (part[picture : picture + 1] for part in shown)
         one, things = Detections(*one), (classes >= 0).sum()
         for ax, frame, left in zip(axes, frames, (one, suppress(one, overlap)), strict=True):
             ax.images[0].set_data(image[0].movedim(0, 2))
@@ -380,7 +389,7 @@ def scene(fig):
 
 
 # %%
-knobs = {"scene": slider(0, 799, 403), "score": slider(0.02, 0.98, 0.5, 0.02)}
+knobs = {"picture": slider(0, 799, 403), "score": slider(0.02, 0.98, 0.5, 0.02)}
 knobs["overlap"] = slider(0.05, 1.0, 0.45, 0.05)
 caption = "Two thresholds, and what they leave: hits (blue) and false alarms (red)."
 explore(scene, "6.3b", caption, (6.6, 3.4), held="trained", **knobs)

@@ -43,8 +43,15 @@ HTML("".join(player(recording(split, "seven"), f"“seven”, {split}:") for spl
 #
 # $$X_{t,k} = \sum_{n=0}^{L-1} w_n\, x_{n + tS}\, e^{-2 \pi i k n / L}$$
 #
-# We take frames of $L = 256$ samples, 32 ms, every $S = 100$ samples. The squared sizes $|X_{t,k}|^2$ for all times
-# $t$ and frequencies $k$ are a **spectrogram**.
+# The complex exponential is a cosine and a sine in one, swinging $k$ times along the frame. The sum is large where the
+# frame swings along with them and small where it does not, since then pluses and minuses cancel; and with both a
+# cosine and a sine it does not matter when in the frame a swing begins. We take frames of $L = 256$ samples, 32 ms,
+# every $S = 100$ samples. The squared sizes $|X_{t,k}|^2$ for all times $t$ and frequencies $k$ are a
+# **spectrogram**.
+#
+# A frame is a compromise. In a long one frequencies that are close together can be told apart, but not when they
+# sounded; in a short one it is the other way round. Most recognizers take about 25 ms, in which the mouth hardly
+# moves.
 #
 # Two things bring it nearer to the ear. High notes are heard less apart than low ones, so frequencies are gathered in
 # $M = 40$ channels that become wider upwards, evenly spaced on the *mel scale* $\log(1 + f / 700)$. Each channel is a
@@ -86,6 +93,8 @@ claim("the spectrogram and torch.stft", power.mT, equals=by_torch.abs() ** 2, wi
 tone = torch.sin(2 * math.pi * 1000 * torch.arange(2000).to(**EXACT) / SAMPLE_RATE)  # (2000,)
 loudest = power_spectrogram(tone).argmax(dim=-1) * SAMPLE_RATE / 256  # (T,) in Hz
 claim("a tone of 1000 Hz is loudest at 1000 Hz", loudest, equals=torch.full_like(loudest, 1000))
+shares = mel_filters().sum(dim=0)[4:108]  # from the first peak to the last
+claim("the shares of a frequency in all channels", shares, equals=torch.ones(104), within=1e-4)
 
 
 # %%
@@ -113,8 +122,10 @@ figure("6.5a", "One word as a wave, and as log-mel spectrograms of three voices.
 #
 # ### The network
 #
-# Three convolutions along time come first, two of them with stride 2, so that four frames make one place of 50 ms.
-# Then positions, an encoder and a decoder of one layer each (section 5.3). The decoder reads what was written so far,
+# A spectrogram is a sequence of $T$ vectors with 40 numbers, and could go into a Transformer as it is. But a frame of
+# 32 ms says little by itself, and attention costs the square of the length. So three convolutions along time come
+# first, two of them with stride 2, which make one place of 50 ms out of four frames. Whisper begins in the same way,
+# with two. Then come positions, an encoder and a decoder of one layer each (section 5.3). The decoder reads what was written so far,
 # looks at the sound by cross-attention, and gives the scores of the next letter. `encode` and `decode` have the names
 # that `greedy_decode` of section 5.3 asks for.
 
@@ -194,8 +205,22 @@ def prepare(waves: Tensor, lengths: Tensor, generator: torch.Generator, augment=
     return x, real[:, ::4]
 
 
+# %%
+few = spoken["test"].waves[:8], spoken["test"].lengths[:8]
+x, mask = prepare(*few, seed(8))
+power, frames = x.square().mean(dim=2).sum(dim=1), (few[1] - 256) // 100 + 1  # (B,), (B,)
+claim(
+    "prepared: mean square over the real frames", power / frames, equals=1 + 0 * power, within=1e-3
+)
+claim("prepared: places of four frames", mask.sum(dim=1), equals=(frames + 3) // 4)
+
 # %% [markdown]
-# The loss is the cross-entropy of the next letter, as for any translation.
+# The loss is the cross-entropy of the next letter, given those before it, as for any translation; padding is not
+# counted. With *label smoothing* the right letter is to get nine tenths of the probability and all letters together
+# the last one, so that the network need not become ever more sure of examples that it has understood long ago.
+#
+# To see what the changes bring, two networks are trained, alike in everything else. Both see each recording sixteen
+# times. The second never hears the same sound twice.
 
 
 # %%
@@ -261,7 +286,9 @@ summary["Speech recognition"] = (*cost(model, *second), history.seconds, *result
 # Look at the distance between the two columns. A network that understands nearly every word of voices of the kind that
 # it has learned from, even of ones it never met, is wrong much more often about a woman on the telephone. A test set
 # of the same kind as the training set had not told us. What helps is variety: to change the voices costs nothing and
-# removes a good part of the errors, and Whisper's 680,000 hours were collected for the same end.
+# removes a good part of the errors. Whisper's 680,000 hours were collected for the same end. Its makers did not want
+# to be better on the test set of one collection of recordings, but to be usable on all others without having trained
+# on them.
 #
 # Here are some of the human words that were not understood. Listen, and judge whether you would have done better.
 

@@ -101,22 +101,23 @@ claim("the loss by sums and by two cross-entropies, with gradients", gap, at_mos
 # %% [markdown]
 # ### Two encoders
 #
-# The text first. Each word is the number of its row in a table, where row 0 is padding. The table begins as GloVe's
-# vectors (section 4.9), so a word that is in none of our texts still starts near words of a similar meaning. A word
-# without a row is left out. The words of a text pass through one layer of a Transformer (section 5.3), and the mean of
-# what comes out, through a linear layer and brought to length one, is the vector of the text. There are no positions:
-# names are short and keywords have no order. CLIP, whose captions are sentences, uses positions and twelve layers.
+# The text first. Each word is the number of its row in a table, where row 0 is padding, and a word without a row is
+# left out. A word has two vectors, which are added. One is GloVe's (section 4.9), which is fixed and tells what the
+# word means elsewhere. The other starts at zero and is learned, for the words of the training texts. So *wolf*, which
+# may be in none of them, still arrives somewhere near *fox*. The mean over the words, through a linear layer and
+# brought to length one, is the vector of the text. CLIP, whose captions are sentences, has a Transformer here; for
+# names of two or three words, in which the order says little, the mean of the words is enough.
 
 
 # %%
 vectors = glove()
-texts = [f"{name} {' '.join(keys)}" for name, keys in zip(names, keywords, strict=True)]
-met = {word for n in old.tolist() for word in re.findall("[a-z]+", texts[n].lower())}
-added = sorted(met - set(vectors.words))
-rows = {word: n for n, word in enumerate([*vectors.words, *added], start=1)}
-start = torch.cat(
-    [torch.zeros(1, 50), vectors.vectors, torch.randn(len(added), 50, generator=seed(2))]
-)
+texts = [f"{names[n]} {' '.join(keywords[n])}" for n in old.tolist()]
+met = sorted({word for text in texts for word in re.findall("[a-z]+", text.lower())})
+rows = {
+    w: n for n, w in enumerate(dict.fromkeys([*met, *vectors.words]), start=1)
+}  # met ones first
+fixed = torch.zeros(1 + len(rows), 50)  # (V, 50)
+fixed[[rows[word] for word in vectors.words]] = 0.2 * vectors.vectors
 
 
 # %%
@@ -128,21 +129,22 @@ def tokens(texts: list[str], T: int = 8) -> Tensor:
 
 # %% tags=["export"]
 class TextEncoder(nn.Module):
-    """Texts as numbers of words (N, T), 0 for padding, to vectors (N, D) of length one."""
+    """Texts as rows of a table (N, T), 0 for padding, to vectors (N, D) of length one.
 
-    def __init__(self, table: Tensor, D: int = 128, H: int = 4, layers: int = 1):
+    The table (V, C) is fixed; the words of its first `taught` rows have a vector to learn besides.
+    """
+
+    def __init__(self, table: Tensor, taught: int, D: int = 128):
         super().__init__()
-        self.embedding = nn.Embedding.from_pretrained(table, freeze=False, padding_idx=0)
-        self.widen, self.out = nn.Linear(table.shape[1], D), nn.Linear(D, D)
-        self.encoder = TransformerEncoder(D, H, layers, 2 * D)
+        self.fixed, self.widen = nn.Embedding.from_pretrained(table), nn.Linear(table.shape[1], D)
+        self.learned, self.out = nn.Embedding(taught, D, padding_idx=0), nn.Linear(D, D)
+        nn.init.zeros_(self.learned.weight)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        real = tokens > 0  # (N, T)
-        real = real | (
-            torch.arange(tokens.shape[1], device=tokens.device) == 0
-        )  # one place at least
-        x = self.encoder(self.widen(self.embedding(tokens)), mask=real)  # (N, T, D)
-        mean = (x * real[..., None]).sum(dim=1) / real.sum(dim=1, keepdim=True)  # (N, D)
+        own = torch.where(tokens < len(self.learned.weight), tokens, 0)  # (N, T)
+        x = self.widen(self.fixed(tokens)) + self.learned(own)  # (N, T, D)
+        real = tokens[..., None] > 0  # (N, T, 1)
+        mean = (x * real).sum(dim=1) / real.sum(dim=1).clamp(min=1)  # (N, D)
         return F.normalize(self.out(mean), dim=1)
 
 
@@ -160,9 +162,9 @@ class TextEncoder(nn.Module):
 class CLIP(nn.Module):
     """Ink (N, 3, 32, 32) and texts (M, T) to similarities (N, M): cosines over a temperature."""
 
-    def __init__(self, table: Tensor, D: int = 128, width: int = 32):
+    def __init__(self, table: Tensor, taught: int, D: int = 128, width: int = 32):
         super().__init__()
-        self.stages, self.text = ResNet((1, 1), width=width), TextEncoder(table, D)
+        self.stages, self.text = ResNet((1, 1), width=width), TextEncoder(table, taught, D)
         self.stages.fc = nn.Identity()  # its own head is not used
         self.out = nn.Linear(8 * width * 4 * 4, D)
         self.log_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
@@ -176,6 +178,15 @@ class CLIP(nn.Module):
     def forward(self, ink: Tensor, tokens: Tensor) -> Tensor:
         return self.log_scale.exp() * self.image(ink) @ self.text(tokens).mT  # (N, M)
 
+
+# %%
+seed(0)
+clip = CLIP(fixed, 1 + len(met)).to(DEVICE, memory_format=torch.channels_last).eval()
+with torch.no_grad():
+    seen, T = clip.image(ink[0, :50]), clip.text(tokens(list(names[:50])).to(DEVICE))  # (50, D)
+    shorter = clip.text(tokens(list(names[:50]), T=6).to(DEVICE))
+claim("all vectors have length one", torch.cat([seen, T]).norm(dim=1).min(), at_least=0.9999)
+claim("padding does not change a text", shorter, equals=T, within=1e-5)
 
 # %% [markdown]
 # In an epoch each of the 994 emoji comes once, in one of the three styles, a little turned, resized and shifted
@@ -198,13 +209,18 @@ def contrast(model: nn.Module, which: Tensor) -> Tensor:
     style = torch.randint(len(STYLES), which.shape, generator=chance).to(DEVICE)
     text = torch.randint(len(choices), which.shape, generator=chance).to(DEVICE)
     images = augment(ink[style, which], chance, strength=0.5)  # (N, 3, 32, 32)
+    images = images.contiguous(memory_format=torch.channels_last)
     return clip_loss(model(images, choices[text, which]))
 
 
 # %%
-seed(0)
-clip = CLIP(start).to(DEVICE)
-history = train(clip, batches(old, size=128, seed=4), contrast, 3e-3, epochs=40, weight_decay=0.1)
+quick = [*clip.text.parameters(), clip.log_scale]
+slow = [*clip.stages.parameters(), *clip.out.parameters()]
+groups = [{"params": quick, "lr": 1e-2}, {"params": slow, "lr": 3e-3}]
+data, optimizer = batches(old, size=128, seed=4), torch.optim.AdamW(groups, weight_decay=0.1)
+schedule = OneCycleLR(optimizer, [1e-2, 3e-3], total_steps=40 * len(data), pct_start=0.1)
+history = fit(clip, data, contrast, optimizer, epochs=40, schedule=schedule)
+
 
 # %% [markdown]
 # ### Zero-shot prediction
