@@ -1,16 +1,16 @@
 # %% [markdown]
 # ## 6.5 Speech recognition
 #
-# Can a computer that has only ever heard machines understand a human being? **Speech recognition** takes a sequence of
-# thousands of air pressures a second and writes a sequence of letters, and nothing tells which pressures belong to
+# Can a computer that has only ever heard machines understand a human being? **Speech recognition** takes a sequence
+# of thousands of air pressures a second and writes a sequence of letters, and nothing tells which pressures belong to
 # which letter. For fifty years this was done by chains of hand-made parts. Today it is a Transformer that translates,
 # as in section 5.3, only that the original is a sound. Whisper (Radford and others, 2022) is built so and was trained
 # on 680,000 hours from the web.
 #
-# Our data are 54 words, digits, days, months and the alphabet of pilots, said by 36 synthetic voices and by one human,
-# Allison Smith, at the telephone's 8,000 samples a second. Voices for testing are never heard in training, and the
-# human is for testing only. How well they help with her was one of the reasons for which the synthetic voices were
-# chosen, so her result is a little too kind.
+# Our data are 54 words, digits, days, months and the alphabet of pilots, said by 36 synthetic voices and by one
+# human, Allison Smith, at the telephone's 8,000 samples a second. Voices for testing are never heard in training, and
+# the human is for testing only. How well they help with her was one of the reasons for which the synthetic voices
+# were chosen, so her result is a little too kind.
 
 
 # %%
@@ -43,8 +43,8 @@ HTML("".join(player(recording(split, "seven"), f"“seven”, {split}:") for spl
 #
 # $$X_{t,k} = \sum_{n=0}^{L-1} w_n\, x_{n + tS}\, e^{-2 \pi i k n / L}$$
 #
-# The complex exponential is a cosine and a sine in one, swinging $k$ times along the frame. The sum is large where the
-# frame swings along with them and small where it does not, since then pluses and minuses cancel; and with both a
+# The complex exponential is a cosine and a sine in one, swinging $k$ times along the frame. The sum is large where
+# the frame swings along with them and small where it does not, since then pluses and minuses cancel; and with both a
 # cosine and a sine it does not matter when in the frame a swing begins. We take frames of $L = 256$ samples, 32 ms,
 # every $S = 100$ samples. The squared sizes $|X_{t,k}|^2$ for all times $t$ and frequencies $k$ are a
 # **spectrogram**.
@@ -55,8 +55,8 @@ HTML("".join(player(recording(split, "seven"), f"“seven”, {split}:") for spl
 #
 # Two things bring it nearer to the ear. High notes are heard less apart than low ones, so frequencies are gathered in
 # $M = 40$ channels that become wider upwards, evenly spaced on the *mel scale* $\log(1 + f / 700)$. Each channel is a
-# triangle that rises where its neighbour falls. And loudness is heard by factors, so a logarithm is taken. This is the
-# *log-mel spectrogram*, which Whisper reads, too.
+# triangle that rises where its neighbour falls. And loudness is heard by factors, so a logarithm is taken. This is
+# the *log-mel spectrogram*, which Whisper reads, too.
 
 
 # %% tags=["export"]
@@ -117,17 +117,17 @@ figure("6.5a", "One word as a wave, and as log-mel spectrograms of three voices.
 
 # %% [markdown]
 # Dark is loud. The hissing *s* is a faint cloud high up; the vowels are stacks of stripes, the multiples of the
-# voice's pitch. Where the stripes are darkest depends on the shape of the mouth, and that is what makes an *e* an *e*.
-# The voices differ in length, in pitch, and in the height of the dark bands, since heads differ in size.
+# voice's pitch. Where the stripes are darkest depends on the shape of the mouth, and that is what makes an *e* an
+# *e*. The voices differ in length, in pitch, and in the height of the dark bands, since heads differ in size.
 #
 # ### The network
 #
 # A spectrogram is a sequence of $T$ vectors with 40 numbers, and could go into a Transformer as it is. But a frame of
 # 32 ms says little by itself, and attention costs the square of the length. So three convolutions along time come
 # first, two of them with stride 2, which make one place of 50 ms out of four frames. Whisper begins in the same way,
-# with two. Then come positions, an encoder and a decoder of one layer each (section 5.3). The decoder reads what was written so far,
-# looks at the sound by cross-attention, and gives the scores of the next letter. `encode` and `decode` have the names
-# that `greedy_decode` of section 5.3 asks for.
+# with two. Then come positions, an encoder and a decoder of one layer each (section 5.3). The decoder reads what was
+# written so far, looks at the sound by cross-attention, and gives the scores of the next letter. `encode` and
+# `decode` have the names that `greedy_decode` of section 5.3 asks for.
 
 
 # %% tags=["export"]
@@ -169,8 +169,8 @@ SPELLED = nn.utils.rnn.pad_sequence(spelled, batch_first=True).to(DEVICE)  # (54
 # Voices and microphones differ in loudness, so each spectrogram is brought to mean 0 and deviation 1 over its real
 # frames; padding becomes 0. This has to be the same in training and in use. The same function can make other voices
 # of the ones we have, which is what this section is about. A little noise is always added. With `augment` there is
-# more of it; the voice becomes slower or faster by another step from frame to frame, and its head larger or smaller by
-# other filters; and a band of channels and a stretch of time are hidden, which is called *SpecAugment* (Park and
+# more of it; the voice becomes slower or faster by another step from frame to frame, and its head larger or smaller
+# by other filters; and a band of channels and a stretch of time are hidden, which is called *SpecAugment* (Park and
 # others, 2019). Whoever recognizes *six* by nothing but its hiss is forced to learn the rest as well.
 
 
@@ -283,12 +283,12 @@ results = (
 summary["Speech recognition"] = (*cost(model, *second), history.seconds, *results)
 
 # %% [markdown]
-# Look at the distance between the two columns. A network that understands nearly every word of voices of the kind that
-# it has learned from, even of ones it never met, is wrong much more often about a woman on the telephone. A test set
-# of the same kind as the training set had not told us. What helps is variety: to change the voices costs nothing and
-# removes a good part of the errors. Whisper's 680,000 hours were collected for the same end. Its makers did not want
-# to be better on the test set of one collection of recordings, but to be usable on all others without having trained
-# on them.
+# Look at the distance between the two columns. A network that understands nearly every word of voices of the kind
+# that it has learned from, even of ones it never met, is wrong much more often about a woman on the telephone. A test
+# set of the same kind as the training set had not told us. What helps is variety: to change the voices costs nothing
+# and removes a good part of the errors. Whisper's 680,000 hours were collected for the same end. Its makers did not
+# want to be better on the test set of one collection of recordings, but to be usable on all others without having
+# trained on them.
 #
 # Here are some of the human words that were not understood. Listen, and judge whether you would have done better.
 
@@ -359,8 +359,8 @@ explore(scene, "6.5b", "Where it listens.", (6, 4), held="trained", **knobs)
 # %% [markdown]
 # **Exercise.** Words are one unit to count errors in; letters are finer: *fife* for *five* is a small mistake, *nine*
 # a large one. The *edit distance* of two texts is the least number of letters to replace, leave out or put in to turn
-# one into the other. Write it. Let $d_{ij}$ be the distance between the first $i$ letters of the one and the first $j$
-# of the other; the last step either pairs their last letters, from $d_{i-1,j-1}$, or drops one of them, from
+# one into the other. Write it. Let $d_{ij}$ be the distance between the first $i$ letters of the one and the first
+# $j$ of the other; the last step either pairs their last letters, from $d_{i-1,j-1}$, or drops one of them, from
 # $d_{i-1,j}$ or $d_{i,j-1}$. Sentences are compared in the same way, word by word; that is the word error rate of
 # whole texts.
 

@@ -1,13 +1,13 @@
 # %% [markdown]
 # ## 6.7 Reinforcement learning
 #
-# Nobody can tell a beginner at Breakout which button is right in this very moment. What one can tell is the score. Can
-# a network learn to play from the score alone? **Reinforcement learning** is learning of this kind. At each step $t$
-# the world is in a *state* $s_t$, the player chooses an *action* $a_t$, and chance decides on the next state and on a
-# number, the *reward* $r_t$, with probabilities that depend on $s_t$ and $a_t$ and on nothing earlier. That is a
+# Nobody can tell a beginner at Breakout which button is right in this very moment. What one can tell is the score.
+# Can a network learn to play from the score alone? **Reinforcement learning** is learning of this kind. At each step
+# $t$ the world is in a *state* $s_t$, the player chooses an *action* $a_t$, and chance decides on the next state and
+# on a number, the *reward* $r_t$, with probabilities that depend on $s_t$ and $a_t$ and on nothing earlier. That is a
 # **Markov Decision Process**. A rule for choosing actions, $\pi(a \mid s)$, is a **policy**. It is judged by the
-# **return**, the sum of all rewards to come, where a reward counts less the later it comes, by a factor
-# $0 \le \gamma < 1$ a step, the **discount factor**:
+# **return**, the sum of all rewards to come, where a reward counts less the later it comes, by a factor $0 \le \gamma
+# < 1$ a step, the **discount factor**:
 #
 # $$V_\pi(s) = \mathbb{E}\Bigl[\, \sum_{t \ge 0} \gamma^t\, r_t \Bigm| s_0 = s \Bigr]$$
 #
@@ -39,11 +39,11 @@ def transitions(slip: float) -> Tensor:
 # %% [markdown]
 # ### The Bellman equation
 #
-# Which policy is best? There are $4^{13}$ that choose one action for each cell, too many to try. Bellman's way asks for
-# the value of an action: let $Q(s, a)$ be the expected return if the player takes $a$ in $s$ and plays as well as
+# Which policy is best? There are $4^{13}$ that choose one action for each cell, too many to try. Bellman's way asks
+# for the value of an action: let $Q(s, a)$ be the expected return if the player takes $a$ in $s$ and plays as well as
 # possible ever after. With these numbers the **optimal policy** is to take the action with the largest, so what comes
-# after the next state is worth $\max_{a'} Q(s_{t+1}, a')$. That gives an equation which the numbers themselves have to
-# satisfy, the **Bellman equation**:
+# after the next state is worth $\max_{a'} Q(s_{t+1}, a')$. That gives an equation which the numbers themselves have
+# to satisfy, the **Bellman equation**:
 #
 # $$Q(s, a) = \mathbb{E}\Bigl[\, r_t + \gamma \max_{a'} Q(s_{t+1}, a') \Bigm| s_t = s,\ a_t = a \Bigr]$$
 #
@@ -61,9 +61,9 @@ def optimal_values(P: Tensor, gamma: float, sweeps: int = 300) -> Tensor:
 
 
 # %% [markdown]
-# Is it the return of the best player? Once the actions are fixed there is no maximum left, and the values of the cells
-# are the solution of linear equations. That is one check. The other is to play: 20,000 games by the best actions,
-# their rewards discounted and added up.
+# Is it the return of the best player? Once the actions are fixed there is no maximum left, and the values of the
+# cells are the solution of linear equations. That is one check. The other is to play: 20,000 games by the best
+# actions, their rewards discounted and added up.
 
 # %% tags=["equation-6.1"]
 P, gamma = transitions(0.2), 0.9
@@ -85,9 +85,9 @@ claim("expected return: mean of the games and V differ by", gap, at_most=0.01)
 
 # %% [markdown]
 # In the widget each cell shows the value of its best action, and an arrow for it. Three things to try. Let the floor
-# become more slippery and watch the cell left of the pit: at some point the best move is *into the wall*, because that
-# way no slip leads into the pit. Make the robot impatient with a small discount factor, and the values far from the
-# goal vanish. And set one sweep, then two, then three: value travels backwards from the goal, one step at a time.
+# become more slippery and watch the cell left of the pit: at some point the best move is *into the wall*, because
+# that way no slip leads into the pit. Make the robot impatient with a small discount factor, and the values far from
+# the goal vanish. And set one sweep, then two, then three: value travels backwards from the goal, one step at a time.
 
 
 # %%
@@ -198,10 +198,10 @@ claim("its gradient; the targets have none", slopes[0], equals=slopes[1], within
 # repeats for ever what worked once; one that moves at random never gets far in a game of skill. The compromise is
 # **epsilon-greedy**: with a small probability $\varepsilon$ any action, else the best.
 #
-# Games speak as those of the library Gymnasium do, many at a time. `reset()` gives what is seen. `step(actions)` gives
-# what is seen next, the rewards, which games have *terminated*, which were *truncated* because they took too long, and
-# a dictionary with the last view of a game before a new one begins. Only a terminated game has no future; a truncated
-# one would have gone on, so its last view still counts.
+# Games speak as those of the library Gymnasium do, many at a time. `reset()` gives what is seen. `step(actions)`
+# gives what is seen next, the rewards, which games have *terminated*, which were *truncated* because they took too
+# long, and a dictionary with the last view of a game before a new one begins. Only a terminated game has no future; a
+# truncated one would have gone on, so its last view still counts.
 
 
 # %% tags=["export"]
@@ -268,8 +268,9 @@ at_random = by_chance[1].sum(dim=0).mean()
 claim("Breakout: mean return of random buttons", at_random, at_most=0.5)
 
 # %% [markdown]
-# Our network has two hidden layers and is told nothing of balls and paddles. It plays 128 games at once. At first it
-# loses within eight steps, like anybody who presses buttons at random, and one game in four has a brick to learn from.
+# Our network has two hidden layers and is told nothing of balls and paddles. It plays 128 games at once, for 4,500
+# rounds. At first it loses within eight steps or so, like anybody who presses buttons at random, and few games have a
+# brick to learn from.
 # What the brick was worth then travels backwards through the equation, from the ball below the wall to the ball on
 # its way up, and at last to the moment at which a button decides.
 
@@ -349,14 +350,25 @@ claim("value: change without a brick, minus that after one", fall, at_least=0.4)
 
 # %% [markdown]
 # The value climbs while the ball is on its way to a brick, for the reward comes nearer. When the brick is hit, its
-# reward is in the past and the estimate drops. That saw is the Bellman equation at work. At the end, once the ball can
-# no longer be caught, the value sinks before the ball is lost.
+# reward is in the past and the estimate drops. That saw is the Bellman equation at work. At the end, once the ball
+# can no longer be caught, the value sinks before the ball is lost. Nobody has told the network about reach; it is a
+# consequence of many balls that were lost.
 #
+# What it knows holds for the game that it played. Hide the third image, where the ball was a step ago. A person would
+# look twice to see where the ball is heading. The network sees one moment only, and in that the direction is gone:
+# what is left is not a state in Markov's sense, since what comes next depends on more than it shows.
+
+# %%
+kept = torch.tensor([True, True, False, True], device=DEVICE)[:, None, None]
+in_the_dark = play(lambda x: dqn(x & kept).argmax(dim=1), 100, seed(5))[1].sum(dim=0).mean()
+claim("mean return, minus that without the last image", mean_return - in_the_dark, at_least=4)
+
+# %% [markdown]
 # Now play yourself. Type a letter for each step: `l` moves the paddle left, `r` right, any other leaves it, and the
-# bars show what the network thinks of your three choices. With the slider the network plays on from where you stopped.
-# Three things to try. Keep the ball for two catches. Stop when the ball is high up: the three bars are nearly equal,
-# since there is time for everything; stop when it is just above the paddle, and one bar stands out. Leave the paddle
-# too far from the ball to reach it: all three sink, whatever you do.
+# bars show what the network thinks of your three choices. With the slider the network plays on from where you
+# stopped. Three things to try. Keep the ball for two catches. Stop when the ball is high up: the three bars are
+# nearly equal, since there is time for everything; stop when it is just above the paddle, and one bar stands out.
+# Leave the paddle too far from the ball to reach it: all three sink, whatever you do.
 
 # %%
 player = copy.deepcopy(dqn).cpu()
@@ -403,8 +415,9 @@ explore(scene, "6.7b", "A game.", (7, 3), held="trained", moves=moves, **knobs)
 
 # %% [markdown]
 # **Exercise.** The largest of several uncertain estimates is too large on average, since whichever is overestimated
-# most wins. *Double* Deep Q-Networks soften that: the network itself chooses the best next action, and the frozen copy
-# says what that action is worth. Write the targets $y_n$ in this manner, from the values of the next states in both.
+# most wins. *Double* Deep Q-Networks soften that: the network itself chooses the best next action, and the frozen
+# copy says what that action is worth. Write the targets $y_n$ in this manner, from the values of the next states in
+# both.
 
 
 # %% tags=["exercise"]
