@@ -49,8 +49,10 @@ from lbdl.chapters.ch04 import cost, difference
 from lbdl.chapters.ch05 import AddSinusoids, LeNet, ResidualBlock, ResNet, TransformerDecoder
 from lbdl.chapters.ch05 import TransformerEncoder, accuracy, augmented_loss, classification_loss
 from lbdl.chapters.ch05 import greedy_decode, train
-from lbdl.data import SAMPLE_RATE, emoji, fashion_mnist, glove, mnist, photographs, speech
+from lbdl.data import CLOTHES, SAMPLE_RATE, emoji, fashion_mnist, glove, mnist, photographs
+from lbdl.data import speech
 from lbdl.games import Breakout
+from lbdl.show import MEASURED, publish
 from matplotlib.colors import to_rgb
 from torch import Tensor, nn
 from torch.nn import functional as F
