@@ -173,21 +173,23 @@ figure("6.1", "The detector: maps of decreasing resolution, and a head that read
 
 # %% [markdown]
 # From the bottom up the maps have fewer places and more channels. A place of the last maps stands for a sixteenth of
-# the picture and has seen nearly all of it, which is what large things need; a place of the first stands for 4 × 4
+# the picture and has seen much more of it, which is what large things need; a place of the first stands for 4 × 4
 # pixels and knows its surroundings. The heads on top give 256, 64 and 16 rows of numbers, one for each default box in
 # the order of `default_boxes`. For real detectors the body is usually taken from a classifier that was trained on a
 # large data set, as labels of whole images are much cheaper than boxes, and only then trained to detect. Our scenes
 # cost nothing, so we start from random weights.
-
-# %% [markdown]
-# The loss has two parts. Those boxes that stand for a thing, $M$ in a batch, are to be moved to the right place. The
-# penalty for a number that is off by $d$ is $d^2/2$ up to 1 and $|d| - \frac12$ beyond, which is gentle with boxes
-# that are still far off. And the boxes shall name the right class, by cross-entropy over $C + 1$ classes.
 #
-# There is a catch. A default box in a hundred or so stands for a thing. To say "nothing" everywhere is a good start,
-# and the many easy boxes would drown the few that matter. So of the boxes that stand for nothing only the $3M$ with
-# the largest loss count, the *hard negatives*: those that look to the network most like a thing. Which these are is
-# decided anew in every step, so the network always works on its present mistakes.
+# The loss has two parts. Those boxes that stand for a thing, $M$ in a batch, are to be moved to the right place. The
+# penalty $h(d)$ for a number that is off by $d$ is $d^2/2$ up to 1 and $|d| - \frac12$ beyond, which is gentle with
+# boxes that are still far off. And all boxes should name the right class $y_k$, by cross-entropy over $C + 1$ classes:
+#
+# $$\mathscr L = \frac1M \Big(\sum_{k \text{ matched}} \sum_{j=1}^4 h(\hat t_{kj} - t_{kj})
+# \; - \sum_{k \text{ matched or hard}} \log P(y_k)\Big)$$
+#
+# What is "hard"? Only one default box in a hundred or so stands for a thing. To say "nothing" everywhere is a good
+# start, and the many easy boxes would drown the few that matter. So of the boxes that stand for nothing only the $3M$
+# with the largest loss count, the *hard negatives*: those that look to the network most like a thing. Which these are
+# is decided anew in every step, so the network always works on its present mistakes.
 
 
 # %% tags=["export"]

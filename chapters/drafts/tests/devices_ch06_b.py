@@ -6,4 +6,5 @@ ALLOWED_ON_CPU = {}
 
 MODELS = {
     "SSD": lambda cls: (cls(3), torch.rand(2, 3, 64, 64)),
+    "UNet": lambda cls: (cls(3), torch.rand(2, 3, 32, 48)),
 }

@@ -19,7 +19,6 @@ MUTANTS = [
     ("6.3", "return defaults + t / 10 *", "return defaults + t / 2 *"),
     # from outputs to answers, and the measure
     ("6.3", "softmax(2)[..., 1:]  # (N, boxes, C)", "softmax(2)[..., :-1]  # (N, boxes, C)"),
-    ("6.3", "repeats[:, k, k + 1 :] & alive[:, k, None]", "repeats[:, k, k + 1 :]"),
     ("6.3", "(iou(boxes, boxes) > threshold) &", "(iou(boxes, boxes) < threshold) &"),
     ("6.3", "(best[:, k] >= at_least) & ~taken[n, thing[:, k]]", "best[:, k] >= at_least"),
     ("6.3", "precision.flip(0).cummax(0).values.flip(0)", "precision.cummax(0).values"),

@@ -26,3 +26,23 @@ def generalized_iou_3(a, b):
     shared, around, both = _areas(a, b)
     shared = shared.clamp(min=0).prod(1)
     return shared / both - (around - both) / around  # counts twice what is shared
+
+
+def _counts(answers, labels, C):
+    both = answers[answers == labels].bincount(minlength=C)
+    return both, answers.flatten().bincount(minlength=C), labels.flatten().bincount(minlength=C)
+
+
+def dice(answers, labels, C):
+    both, said, true = _counts(answers, labels, C)
+    return both / (said + true - both).clamp(min=1)  # the other measure
+
+
+def dice_2(answers, labels, C):
+    both, said, true = _counts(answers, labels, C)
+    return both / (said + true).clamp(min=1)  # forgets the two
+
+
+def dice_3(answers, labels, C):
+    both, _, true = _counts(answers, labels, C)
+    return both / true.clamp(min=1)  # the recall
