@@ -154,7 +154,8 @@ def scene(fig):
     right.set_title("probability (green: the truth)")
 
     def update(edge, flips, draw):
-        flipped = (torch.rand(8, generator=seed(draw)) < flips).double()  # (8,)
+        chance = torch.Generator().manual_seed(draw)
+        flipped = (torch.rand(8, generator=chance) < flips).double()  # (8,)
         truth = X[edge].cpu()
         row = (truth - flipped).abs()  # (8,)
         table = joint_table(flips).cpu()
@@ -261,7 +262,8 @@ claim("untrained, it is scikit-image's blur", untrained, equals=torch.tensor(blu
 # %% [markdown]
 # It trains on tiles of 32 × 32 pixels. Each time one is used it may be mirrored, and it gets fresh noise, so the
 # network never sees the same input twice. The loss is the root of the mean squared error of each tile. Without the
-# root, the few tiles of fur and gravel, where little can be won, would rule the training.
+# root, the few tiles of fur and gravel, where little can be won, would rule the training. The root changes how much a
+# tile counts, and hardly what is best for it.
 
 
 # %%
@@ -395,8 +397,8 @@ detail = [x.diff(dim=3).square().sum() for x in (restored["network"], clean_new)
 claim("share of the detail that the network keeps", detail[0] / detail[1], at_most=0.8)
 
 # %% [markdown]
-# Its worst failures are of this kind: fur without hairs, a meadow without blades. It never invents a wrong hair, for
-# the mean of all hairs that may be there is none. Whoever wants a picture that looks sharp must draw one of the
+# Its worst failures are of this kind: fur without hairs, a meadow without blades. It does not invent hairs, for the
+# mean of all hairs that may be there is none. Whoever wants a picture that looks sharp must draw one of the
 # possible ones, at twice the error; chapter 7 does.
 #
 # **Exercise.** What if the loss is the mean *absolute* error? The best answer is then not the mean but the *median* of
