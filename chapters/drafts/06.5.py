@@ -209,9 +209,7 @@ def prepare(waves: Tensor, lengths: Tensor, generator: torch.Generator, augment=
 few = spoken["test"].waves[:8], spoken["test"].lengths[:8]
 x, mask = prepare(*few, seed(8))
 power, frames = x.square().mean(dim=2).sum(dim=1), (few[1] - 256) // 100 + 1  # (B,), (B,)
-claim(
-    "prepared: mean square over the real frames", power / frames, equals=1 + 0 * power, within=1e-3
-)
+claim("prepared: mean square of real frames", power / frames, equals=1 + 0 * power, within=1e-3)
 claim("prepared: places of four frames", mask.sum(dim=1), equals=(frames + 3) // 4)
 
 # %% [markdown]
@@ -249,16 +247,21 @@ def write(model: SpeechTransformer, split: str) -> list[str]:
     return ["".join(LETTERS[n] for n in row[1:]).split("$")[0] for row in rows.tolist()]
 
 
-def word_error_rate(written: list[str], split: str) -> float:
-    """Share of words that were written wrongly; one word a recording."""
-    said = [VOCABULARY[w] for w in spoken[split].words.tolist()]
-    return sum(a != b for a, b in zip(written, said, strict=True)) / len(said)
-
+# %% [markdown]
+# How wrong is what was written? The field counts words: those that were replaced, left out or put in, as a share of
+# the words that were said. This is the *word error rate*. With one word a recording it is the share of recordings
+# that were not written correctly, to the last letter.
 
 # %%
 networks = {augment: listener(augment) for augment in (False, True)}
 written = {(a, s): write(networks[a][0].eval(), s) for a in networks for s in ("test", "human")}
-rate = {(a, s): word_error_rate(text, s) for (a, s), text in written.items()}
+said = {s: [VOCABULARY[w] for w in spoken[s].words.tolist()] for s in ("test", "human")}
+rate = {}
+for (augmented, split), texts in written.items():
+    wrong = [text != word for text, word in zip(texts, said[split], strict=True)]
+    rate[augmented, split] = sum(wrong) / len(wrong)
+
+# %%
 claim("voices never heard: word error rate", rate[True, "test"], at_most=0.1)
 claim("the human voice: word error rate", rate[True, "human"], at_most=0.35)
 gain = rate[False, "human"] - rate[True, "human"]
@@ -266,20 +269,15 @@ claim("the human voice: errors that augmentation removes", gain, at_least=0.03)
 
 # %%
 percent = {key: f"{100 * share:.1f} %" for key, share in rate.items()}
-table(
-    ["word error rate", "synthetic voices never heard", "the human voice"],
-    [
-        (n, percent[a, "test"], percent[a, "human"])
-        for n, a in (("as they are", False), ("augmented", True))
-    ],
-    varies=["synthetic voices never heard", "the human voice"],
-)
+rows = [
+    (a, percent[a == "augmented", "test"], percent[a == "augmented", "human"])
+    for a in ("as they are", "augmented")
+]
+head = ["word error rate", "synthetic voices never heard", "the human voice"]
+table(head, rows, varies=head[1:])
 model, history = networks[True]
 second = torch.zeros(1, 78, 40, device=DEVICE), SPELLED[:1, :-1]
-results = (
-    f"{percent[True, 'human']} of human words wrong",
-    f"not augmented: {percent[False, 'human']}",
-)
+results = f"{rows[1][2]} of human words wrong", f"not augmented: {rows[0][2]}"
 summary["Speech recognition"] = (*cost(model, *second), history.seconds, *results)
 
 # %% [markdown]
@@ -293,15 +291,11 @@ summary["Speech recognition"] = (*cost(model, *second), history.seconds, *result
 # Here are some of the human words that were not understood. Listen, and judge whether you would have done better.
 
 # %%
-human = spoken["human"]
-said = [VOCABULARY[w] for w in human.words.tolist()]
-wrong = [n for n, text in enumerate(written[True, "human"]) if text != said[n]][:4]
-HTML(
-    "".join(
-        player(recording("human", said[n]), f"{said[n]} → {written[True, 'human'][n]}")
-        for n in wrong
-    )
-)
+human = list(zip(said["human"], written[True, "human"], strict=True))
+wrong = [(word, text) for word, text in human if word != text][:4]
+players = [player(recording("human", word), f"{word}, written {text}:") for word, text in wrong]
+shown = {"text/html": f'<span class="{MEASURED}">{"".join(players)}</span>'}
+publish("human words that were not understood", shown)
 
 # %% [markdown]
 # ### Where it listens
@@ -323,11 +317,9 @@ def listening(voice: str, word: str) -> tuple[Tensor, str, Tensor]:
     wave = recording(voice, word).cpu()[None]  # (1, samples)
     x, _ = prepare(wave, torch.tensor([wave.shape[1]]), seed(9))
     row = greedy_decode(ear, x, None, 1, SPELLED.shape[1] - 1)  # (1, S)
-    maps = attention_maps(ear, x, row)[
-        "decoder.layers.0.cross_attention.attention"
-    ]  # (1, H, S, T / 4)
+    maps = attention_maps(ear, x, row)["decoder.layers.0.cross_attention.attention"][0]
     text = "".join(LETTERS[n] for n in row[0, 1:]).split("$")[0]
-    return x[0], text, maps[0].mean(dim=0)[: len(text)]
+    return x[0], text, maps.mean(dim=0)[: len(text)]  # of all heads (H, S, T / 4)
 
 
 # %%

@@ -44,12 +44,13 @@ def to_show(ink: Tensor) -> Tensor:
 
 
 # %%
-fig, axes = plt.subplots(1, 4, figsize=(8.5, 1.8))
+fig, axes = plt.subplots(1, 4, figsize=(8.5, 1.4))
 for ax, n in zip(axes, shown, strict=True):
     ax.imshow(torch.cat(list(to_show(ink[:, n])), dim=1))  # (32, 128, 3)
     ax.set_title(names[n], color=color.model)
     ax.set_xlabel(", ".join(keywords[n][:3]), size=9)
     ax.set(xticks=[], yticks=[])
+    ax.spines[:].set_visible(False)
     ax.axvspan(95.5, 127.5, fill=False, edgecolor=color.test, linewidth=2)
 said = f"Four emoji in four styles each: {', '.join(names[n] for n in shown)}. Outlines agree, colours and "
 said += "details differ. The fourth style is marked: it is kept for the exam."
@@ -70,7 +71,10 @@ figure("6.6a", "Name, four drawings, keywords; the framed style is never seen in
 # \log \frac{\exp S_{n,n}}{\sum_m \exp S_{m,n}} \right).$$
 #
 # It is a contrastive loss (section 3.1): a pair comes together because it is pushed away from all others in the
-# batch. Nobody has to say what the classes are.
+# batch. Nobody has to say what the classes are. The gradient by a similarity is what one knows from every classifier,
+# the share that the softmax gives minus the share that would be right, once by rows and once by columns. So the wrong
+# pairs that look most alike are pushed hardest. A network that knows nothing gives all texts the same share, $1 / N$,
+# and pays the logarithm of $N$; only a loss below that shows that something was learned.
 
 
 # %% tags=["export"]
@@ -246,7 +250,7 @@ by_pixels = -distances.amin(dim=0)  # (994, 1094), the nearest of three styles
 
 
 # %% tags=["export"]
-def top(k: int, S: Tensor, right: Tensor) -> float:
+def top_share(k: int, S: Tensor, right: Tensor) -> float:
     """The share of rows of similarities S (N, M) whose right column (N,) is among the k largest."""
     own = S.gather(1, right[:, None])  # (N, 1)
     return ((own <= S).sum(dim=1) <= k).double().mean().item()
@@ -256,12 +260,14 @@ def top(k: int, S: Tensor, right: Tensor) -> float:
 def among(count: int, S: Tensor) -> float:
     """Top-1 when only `count` names are asked for, those of the drawings themselves; mean of 20 draws."""
     draws = [torch.randperm(len(S), generator=seed(k))[:count].to(DEVICE) for k in range(20)]
-    return sum(top(1, S[d][:, old[d]], torch.arange(count, device=DEVICE)) for d in draws) / 20
+    return (
+        sum(top_share(1, S[d][:, old[d]], torch.arange(count, device=DEVICE)) for d in draws) / 20
+    )
 
 
 # %%
-top1, pixel1 = top(1, by_name, old), top(1, by_pixels, old)
-top5, pixel5 = top(5, by_name, old), top(5, by_pixels, old)
+top1, pixel1 = top_share(1, by_name, old), top_share(1, by_pixels, old)
+top5, pixel5 = top_share(5, by_name, old), top_share(5, by_pixels, old)
 claim("a style never seen: top-1 among 1,094 names", top1, at_least=0.36)
 claim("a style never seen: top-5, ahead of the nearest pixels", top5 - pixel5, at_least=0.08)
 claim("a style never seen: top-1 among 100 names", among(100, by_name), at_least=0.6)
@@ -275,8 +281,8 @@ claim("a style never seen: top-1 among 100 names", among(100, by_name), at_least
 # %%
 unseen = cosines[:, new][..., new]  # (4, 100, 100)
 in_order = torch.arange(100, device=DEVICE)
-new1, new5 = (sum(top(k, S, in_order) for S in unseen) / 4 for k in (1, 5))
-crowded = top(1, cosines[:, new].flatten(0, 1), new.repeat(4))
+new1, new5 = (sum(top_share(k, S, in_order) for S in unseen) / 4 for k in (1, 5))
+crowded = top_share(1, cosines[:, new].flatten(0, 1), new.repeat(4))
 claim("names never seen: top-5 among 100", new5, at_least=0.2)
 claim("names never seen, when known names compete: top-1", crowded, at_most=0.04)
 
@@ -298,15 +304,17 @@ results = f"top-5 of 1,094: {top5:.2f}", f"pixels: {pixel5:.2f}"
 summary["CLIP, emoji"] = (*cost(clip, *example), history.seconds, *results)
 
 # %% [markdown]
+# One network, and any list of classes: that is what makes zero-shot prediction useful. Who wants to tell cats from
+# dogs writes two sentences, and no example is collected, no weight is changed. The wording matters, though, since it
+# is compared with what the network has read; the exercise at the end comes back to it.
+#
 # Below are six drawings of the style left out, each with its five nearest names. A bar is the share that a softmax
 # over all names gives, with the temperature that was learned; the right name is blue. The last drawing is one of
 # those kept back.
 
 # %%
-asked = [
-    names.index(n)
-    for n in ("rocket", "glowing star", "hamburger", "violin", "megaphone", "pineapple")
-]
+asked = ["rocket", "snail", "glowing star", "violin", "hamburger", "pineapple"]
+asked = [names.index(name) for name in asked]
 shares = (clip.log_scale.exp() * cosines[3, asked]).softmax(dim=1).detach()  # (6, 1094)
 
 # %% tags=["figure-6.4"]
@@ -321,7 +329,6 @@ for n, image, ax, row in zip(asked, axes.flat[::2], axes.flat[1::2], shares, str
         ax.text(0, y - 0.25, names[m][:24], color=mark[y] if m == n else color.data, size=8.5)
     ax.set(xlim=(0, 1), ylim=(4.3, -0.9), xticks=[], yticks=[])
     ax.spines[:].set_visible(False)
-right = sum(row.argmax().item() == n for n, row in zip(asked, shares, strict=True))
 said = (
     f"Drawings of {', '.join(names[n] for n in asked)}, each with its five likeliest names as bars."
 )
@@ -343,10 +350,13 @@ figure(
 # is then sorted instead of each row.
 
 # %%
-found5 = top(5, by_name[:, old].mT, torch.arange(len(old), device=DEVICE))
+found5 = top_share(5, by_name[:, old].mT, torch.arange(len(old), device=DEVICE))
 claim("from a name to its drawing: top-5 among 994", found5, at_least=0.45)
 
 # %% [markdown]
+# This is the everyday use of such models. Photo collections are searched with them, data sets are cleaned by them,
+# and networks that draw what a text says read the text through CLIP's encoder or one like it.
+#
 # In the widget the text is yours; the ten nearest of all 1,094 drawings come up with every letter. The drawings were
 # encoded once; only the text is encoded anew, and compared with all of them by one product. Search engines for images
 # work like this, with thousands of millions of vectors. Three things to try. Ask for what is not a name: *red fruit*,
@@ -360,7 +370,7 @@ encoded = Z[3].cpu()  # (1094, D)
 
 def scene(fig):
     """Ten drawings in two rows, the nearest to the text first, each with its name."""
-    axes = fig.subplots(2, 5).flat
+    axes = list(fig.subplots(2, 5).flat)
     images = [ax.imshow(torch.ones(32, 32, 3)) for ax in axes]
     for ax in axes:
         ax.set_axis_off()
@@ -394,7 +404,7 @@ black = (
     1 - drawn[3].images[old, 3:] * drawn[3].images[old, :3]
 )  # ink (994, 3, 32, 32) on black paper
 with torch.no_grad():
-    on_black = top(5, clip.image(black) @ T.mT, old)
+    on_black = top_share(5, clip.image(black) @ T.mT, old)
 claim("top-5 on white paper, minus that on black", top5 - on_black, at_least=0.2)
 
 # %% [markdown]

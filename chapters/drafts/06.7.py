@@ -150,6 +150,8 @@ gap = (torch.tensor(Q, **EXACT) - Q_exact)[free].abs()
 claim("Q-learning: largest error of a value", gap.max(), at_most=0.1)
 
 # %% [markdown]
+# So experience can replace knowledge of the world, given enough of it: 52 values took hundreds of thousands of steps.
+#
 # ### Deep Q-Network
 #
 # A table cannot hold a game of which one sees an image: thirty bricks, each there or gone, make a thousand million
