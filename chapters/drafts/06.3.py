@@ -382,17 +382,17 @@ def scene(fig):
         for ax, frame, left in zip(axes, frames, (one, suppress(one, overlap)), strict=True):
             ax.images[0].set_data(image[0].movedim(0, 2))
             enough = (left.classes >= 0) & (left.scores >= score)  # (1, K)
-            right = hits(left, boxes, classes)[enough]  # (M,)
-            corners = left.boxes[enough][:, [0, 1, 2, 1, 2, 3, 0, 3, 0, 1]]  # (M, 10)
+            right = hits(left, boxes, classes)[enough].flip(0)  # (M,) the best last, on top
+            corners = left.boxes[enough].flip(0)[:, [0, 1, 2, 1, 2, 3, 0, 3, 0, 1]]  # (M, 10)
             frame.set_segments(corners.view(-1, 5, 2).numpy())
             frame.set_color([color.model if hit else color.test for hit in right])
-        return f"{len(right)} boxes for {things} things; {right.sum()} are hits"
+        return f"things: {things}; boxes that are left: {len(right)}; hits: {right.sum()}"
 
     return update
 
 
 # %%
-knobs = {"picture": slider(0, 799, 403), "score": slider(0.02, 0.98, 0.5, 0.02)}
+knobs = {"picture": slider(0, 799, 447), "score": slider(0.02, 0.98, 0.1, 0.02)}
 knobs["overlap"] = slider(0.05, 1.0, 0.45, 0.05)
 caption = "Two thresholds, and what they leave: hits (blue) and false alarms (red)."
 explore(scene, "6.3b", caption, (6.6, 3.4), held="trained", **knobs)
