@@ -3,7 +3,14 @@
 import torch
 from torch import nn
 
-ALLOWED_ON_CPU = {}
+ALLOWED_ON_CPU = {
+    "5.2 widgets": {"addmm", "convolution"},  # one digit through LeNet
+    "5.3": {"addmm", "bmm", "native_layer_norm"},  # layers of GPT-3's size, on the device "meta"
+    "5.3 widgets": {  # one text or one digit through the translator, the ViT and the ResNet
+        *("addmm", "bmm", "mm", "embedding", "convolution", "native_batch_norm", "native_layer_norm"),
+        "_scaled_dot_product_flash_attention_for_cpu",
+    },
+}
 
 MODELS = {
     "AddSinusoids": lambda cls: (cls(), torch.rand(2, 5, 8)),
