@@ -27,4 +27,20 @@ MUTANTS = [
         "(best * right).sum() / (classes == c).sum()",
         "(best * right).sum() / right.sum().clamp(min=1)",
     ),
+    # the measure and the baselines
+    ("6.4", "(pairs.sum(0) + pairs.sum(1) - both)", "(pairs.sum(0) + pairs.sum(1))"),
+    (
+        "6.4",
+        "(C * labels + answers).flatten().bincount",
+        "(C * answers + answers).flatten().bincount",
+    ),
+    ("6.4", "class_iou(answers, labels, C)[1:].mean()", "class_iou(answers, labels, C).mean()"),
+    ("6.4", "return 64 * r + 8 * g + b", "return 8 * r + 8 * g + b"),
+    # the network: these are trained again
+    (
+        "6.4",
+        "across = finer.pop() if self.skip else 0",
+        "across = finer.pop() if not self.skip else 0",
+    ),
+    ("6.4", "x = merge(up(x) + across)", "x = merge(up(0 * x) + across)"),
 ]
