@@ -116,9 +116,11 @@ said += f"with {len(power)} frames of 40 channels."
 figure("6.5a", "One word as a wave, and as log-mel spectrograms of three voices.", said)
 
 # %% [markdown]
-# Dark is loud. The hissing *s* is a faint cloud high up; the vowels are stacks of stripes, the multiples of the
-# voice's pitch. Where the stripes are darkest depends on the shape of the mouth, and that is what makes an *e* an
-# *e*. The voices differ in length, in pitch, and in the height of the dark bands, since heads differ in size.
+# From the wave one can read when somebody spoke, and hardly anything else; move the microphone by a few centimetres
+# and all of its numbers change, though one hears the same word. In the spectrograms dark is loud. The hissing *s* is
+# a faint cloud high up; the vowels are stacks of stripes, the multiples of the voice's pitch. Where the stripes are
+# darkest depends on the shape of the mouth, and that is what makes an *e* an *e*. The voices differ in length, in
+# pitch, and in the height of the dark bands, since heads differ in size.
 #
 # ### The network
 #
@@ -217,14 +219,17 @@ claim("prepared: places of four frames", mask.sum(dim=1), equals=(frames + 3) //
 # counted. With *label smoothing* the right letter is to get nine tenths of the probability and all letters together
 # the last one, so that the network need not become ever more sure of examples that it has understood long ago.
 #
-# To see what the changes bring, two networks are trained, alike in everything else. Both see each recording sixteen
-# times. The second never hears the same sound twice.
+# To see what the changes bring, two networks are trained, alike in everything else. Five of the synthetic voices are
+# put together from recorded pieces of human speech, and are taken three times as often as the others. Both networks
+# see all recordings twelve times; the second never hears the same sound twice.
 
 
 # %%
 def listener(augment: bool, number: int = 0) -> tuple[SpeechTransformer, History]:
     """A network trained on the synthetic voices, with or without changes to them."""
     generator, group = seed(number), spoken["train"]
+    from_people = (group.voices < 5).nonzero()[:, 0]
+    often = torch.cat([torch.arange(len(group.words), device=DEVICE), *2 * [from_people]])
 
     def loss(model: nn.Module, waves: Tensor, lengths: Tensor, words: Tensor) -> Tensor:
         waves = waves[:, : lengths.max()]
@@ -235,8 +240,8 @@ def listener(augment: bool, number: int = 0) -> tuple[SpeechTransformer, History
         return F.cross_entropy(logits.flatten(0, 1), labels, ignore_index=0, label_smoothing=0.1)
 
     model = SpeechTransformer().to(DEVICE)
-    data = batches(group.waves, group.lengths, group.words, size=32, seed=number)
-    return model, train(model, data, loss, 4e-3, epochs=16, betas=(0.9, 0.98), weight_decay=0.05)
+    data = batches(*(part[often] for part in group[:3]), size=32, seed=number)
+    return model, train(model, data, loss, 4e-3, epochs=12, betas=(0.9, 0.98), weight_decay=0.05)
 
 
 # %%
@@ -264,8 +269,10 @@ for (augmented, split), texts in written.items():
 # %%
 claim("voices never heard: word error rate", rate[True, "test"], at_most=0.1)
 claim("the human voice: word error rate", rate[True, "human"], at_most=0.35)
-gain = rate[False, "human"] - rate[True, "human"]
-claim("the human voice: errors that augmentation removes", gain, at_least=0.03)
+gain = rate[False, "test"] - rate[True, "test"]
+claim("voices never heard: errors that augmentation removes", gain, at_least=0.005)
+distance = rate[True, "human"] - rate[True, "test"]
+claim("the human voice: errors beyond those of synthetic voices", distance, at_least=0.1)
 
 # %%
 percent = {key: f"{100 * share:.1f} %" for key, share in rate.items()}
@@ -283,10 +290,11 @@ summary["Speech recognition"] = (*cost(model, *second), history.seconds, *result
 # %% [markdown]
 # Look at the distance between the two columns. A network that understands nearly every word of voices of the kind
 # that it has learned from, even of ones it never met, is wrong much more often about a woman on the telephone. A test
-# set of the same kind as the training set had not told us. What helps is variety: to change the voices costs nothing
-# and removes a good part of the errors. Whisper's 680,000 hours were collected for the same end. Its makers did not
-# want to be better on the test set of one collection of recordings, but to be usable on all others without having
-# trained on them.
+# set of the same kind as the training set had not told us. To change the voices costs nothing and removes a good part
+# of the errors on synthetic ones. For the human it helped in most of our trials and not in all: she says 54 words, so
+# one word is nearly two points, and with another seed the order of the two networks may be the other way round.
+# Nobody should judge a recognizer by one speaker. What helps in the end is real variety, and Whisper's 680,000 hours
+# were collected for that.
 #
 # Here are some of the human words that were not understood. Listen, and judge whether you would have done better.
 
@@ -300,9 +308,10 @@ publish("human words that were not understood", shown)
 # %% [markdown]
 # ### Where it listens
 #
-# The scores of the cross-attention tell where the decoder looks while it writes a letter: for each letter a row of
-# numbers, one for every 50 ms, that add up to one. In the widget the spectrogram is above and the four heads' mean
-# below, a row for each letter that was written.
+# Nobody told the network which sounds belong to which letters; the training data are whole recordings and whole
+# words. The scores of the cross-attention tell what it has found out: where the decoder looks while it writes a
+# letter. For each letter there is a row of numbers, one for every 50 ms, that add up to one. In the widget the
+# spectrogram is above and the four heads' mean below, a row for each letter that was written.
 #
 # Three things to try. Go through the words and see the attention walk from left to right, as the letters follow the
 # sounds. Choose the human instead of a test voice: where the word is written wrongly, the walk often stumbles. And
@@ -349,6 +358,10 @@ knobs = {"word": choice(SHOWN), "a_human": toggle()}
 explore(scene, "6.5b", "Where it listens.", (6, 4), held="trained", **knobs)
 
 # %% [markdown]
+# The walk is only a tendency. A place of 50 ms that has passed through convolutions and an encoder knows its
+# neighbourhood, so the decoder need not look exactly where the sound is; it may look wherever the encoder has put
+# what it needs.
+#
 # **Exercise.** Words are one unit to count errors in; letters are finer: *fife* for *five* is a small mistake, *nine*
 # a large one. The *edit distance* of two texts is the least number of letters to replace, leave out or put in to turn
 # one into the other. Write it. Let $d_{ij}$ be the distance between the first $i$ letters of the one and the first
