@@ -196,7 +196,9 @@ def _epoch(model, data, loss, optimizers, schedules, clip, team) -> list[float]:
             mover.step()
         losses.append(value.detach().reshape(()))
     if not losses:
-        raise ValueError("fit: expected at least one batch in an epoch, got none (a generator gives its only once)")
+        raise ValueError(
+            "fit: expected at least one batch in an epoch, got none (a generator gives its batches only once)"
+        )
     return team.mean(torch.stack(losses)).tolist()
 
 
