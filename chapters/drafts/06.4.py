@@ -192,9 +192,8 @@ for name, net in nets.items():
 
 # %% [markdown]
 # Both networks are far better than the colour alone, and the one with skips is ahead, by several points in most of our
-# trials. It is less than one might expect, as the votes from below draw rather good outlines already. Where do the
-# skips help? We take the pixels of things that lie at a border, with a pixel of another class right beside them, and those inside,
-# with nothing else within three pixels, and count the wrong answers of both networks.
+# trials. Where do they help? We take the pixels of things that lie at a border, with a pixel of another class right
+# beside them, and those inside, with nothing else within three pixels, and count the wrong answers of both networks.
 
 
 # %%

@@ -72,16 +72,8 @@ summary = {}  # a row for each network that is trained here: for the table at th
 
 
 # %% tags=["export"]
-THINGS = (
-    "red apple",
-    "frog",
-    "soccer ball",
-    "hamburger",
-    "cactus",
-    "umbrella",
-    "automobile",
-    "panda",
-)
+THINGS = ("red apple", "frog", "soccer ball", "hamburger")
+THINGS = (*THINGS, "cactus", "umbrella", "automobile", "panda")
 STYLES_SEEN, STYLE_UNSEEN = ("twemoji", "noto", "fluent"), ("openmoji",)
 
 
@@ -107,10 +99,8 @@ def placed(drawings: Tensor, corner: Tensor, size: Tensor) -> Tensor:
     covered = []
     for start in corner.T:  # how much of each pixel is in each cell, along x, then along y
         edges = start[:, None, None] + size[:, None, None] * cells  # (M, 1, 33)
-        high, low = (
-            pixels[1:, None].minimum(edges[..., 1:]),
-            pixels[:-1, None].maximum(edges[..., :-1]),
-        )
+        high = pixels[1:, None].minimum(edges[..., 1:])  # (M, 64, 32)
+        low = pixels[:-1, None].maximum(edges[..., :-1])
         covered.append((high - low).clamp(min=0)[:, None])  # (M, 1, 64, 32)
     return covered[1] @ drawings @ covered[0].mT  # (M, 4, 64, 64)
 
@@ -133,14 +123,11 @@ def boxes_around(masks: Tensor) -> Tensor:
 def make_scenes(N: int, split: str, styles: tuple, chance: torch.Generator, device="cpu") -> Scenes:
     """N scenes with things in these styles, on photographs of a split: "train", "validation" or "test"."""
     if N < 1 or not styles:
-        raise ValueError(
-            f"make_scenes: expected N of at least 1 and some styles, got {N}, {styles}"
-        )
+        raise ValueError(f"make_scenes: expected N ≥ 1 and some styles, got {N}, {styles}")
     sets = [emoji(style, device=device) for style in styles]
     drawings = torch.cat([s.images[[s.names.index(name) for name in THINGS]] for s in sets])
-    drawings = torch.cat(
-        [drawings[:, :3] * drawings[:, 3:], drawings[:, 3:]], dim=1
-    )  # (D, 4, 32, 32)
+    colours, alpha = drawings.split([3, 1], dim=1)
+    drawings = torch.cat([colours * alpha, alpha], dim=1)  # (D, 4, 32, 32)
     grounds, parts = F.avg_pool2d(photographs(split, device).images, 2), []  # (P, 3, 256, 256)
     for n in range(0, N, 100):
         M = min(100, N - n)
