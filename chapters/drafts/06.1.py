@@ -8,14 +8,16 @@
 # textures repeat. Whoever knows how pictures usually look can tell what is probably picture and what is probably
 # noise.
 #
-# A network can learn this from examples, and examples cost nothing: take clean pictures and disturb them yourself. The
-# clean picture is called $X$, the disturbed one $\tilde X$. A network that gets $\tilde X$ and is trained to give $X$
-# is a **denoising autoencoder**; "auto", because the picture itself is the answer, and no human has to label
+# A network can learn this from examples, and examples cost nothing: take clean pictures and disturb them yourself.
+# The clean picture is called $X$, the disturbed one $\tilde X$. A network that gets $\tilde X$ and is trained to give
+# $X$ is a **denoising autoencoder**; "auto", because the picture itself is the answer, and no human has to label
 # anything. The data are fourteen photographs, two squares of each, divided by photograph: no part of a test picture
 # was seen in training.
 #
 # The noise is Gaussian, drawn for each pixel and colour, with a standard deviation of 25 grey levels out of 255, the
-# usual test in the literature.
+# usual test in the literature. Light comes in single quanta, and many small accidents add up to something nearly
+# Gaussian. In a real camera the noise also depends on the brightness, and what the camera does with its picture
+# spreads it over neighbours; a network for a camera is trained on the noise of that camera.
 
 
 # %% tags=["export"]
@@ -60,9 +62,9 @@ figure("6.1a", "Pieces of the test squares: clean on the left, noisy on the righ
 
 # %% [markdown]
 # How good is a restored picture? By the mean squared error to the clean one, told in decibels: every 10 dB more are a
-# tenth of the error. With white as 1, the *peak signal-to-noise ratio*, or PSNR, is $-10 \log_{10}$ of the mean squared
-# error. An error of a tenth in every pixel gives 20 dB, and our noise a little more. Values that no screen can show
-# are cut off first.
+# tenth of the error. With white as 1, the *peak signal-to-noise ratio*, or PSNR, is $-10 \log_{10}$ of the mean
+# squared error. An error of a tenth in every pixel gives 20 dB, and our noise a little more. Values that no screen
+# can show are cut off first.
 
 
 # %% tags=["export"]
@@ -129,11 +131,11 @@ claim("trained by squared errors: E[X | X~]", f.detach(), equals=conditional_mea
 # They agree. For a network it is the same, as far as its weights allow: it is pulled towards all clean pictures that
 # may be behind what it sees, to each as strongly as it is probable.
 #
-# This has a price. In our world every clean row has a sharp edge, and the mean of several sharp edges is a ramp, which
-# is none of the possible rows. Where one cannot know, the mean is blurred. Could one not draw one of the possible
-# rows at random, each with its probability, and have a sharp answer? One can, at exactly twice the squared error. The
-# truth and the drawn row are then two independent draws from the same probabilities, and two draws are, on average of
-# the squares, twice as far from each other as one of them from their mean.
+# This has a price. In our world every clean row has a sharp edge, and the mean of several sharp edges is a ramp,
+# which is none of the possible rows. Where one cannot know, the mean is blurred. Could one not draw one of the
+# possible rows at random, each with its probability, and have a sharp answer? One can, at exactly twice the squared
+# error. The truth and the drawn row are then two independent draws from the same probabilities, and two draws are, on
+# average of the squares, twice as far from each other as one of them from their mean.
 
 # %%
 apart = (X[:, None] - X).square().sum(dim=2)  # (9, 9)
@@ -172,9 +174,9 @@ def scene(fig):
 
 
 # %% [markdown]
-# Three things to try. Raise the noise, and see the edge become a ramp. Go through the draws: some of them point to the
-# wrong place with conviction, and no method can know better. At a probability of ½ what is seen says nothing, and the
-# answer is the mean of all rows.
+# Three things to try. Raise the noise, and see the edge become a ramp. Go through the draws: some of them point to
+# the wrong place with conviction, and no method can know better. At a probability of ½ what is seen says nothing, and
+# the answer is the mean of all rows.
 
 # %%
 knobs = {"edge": slider(0, 8, 3), "flips": slider(0.02, 0.5, 0.25, 0.01), "draw": slider(1, 12, 7)}
@@ -184,11 +186,11 @@ explore(scene, "6.1b", "A sharp edge, seen through noise, becomes a ramp.", (7.5
 # ### On photographs
 #
 # What must a network beat? Three classical methods learn nothing, and scikit-image has them. The *blur* replaces each
-# pixel by a weighted mean of its neighbours; noise averages away, and so do edges. *Total variation* (Rudin, Osher and
-# Fatemi, 1992) looks for a picture that is near the noisy one and has little up and down, where one large step costs
-# no more than many small ones: edges may stay. *Non-local means* (Buades, Coll and Morel, 2005) is attention: a pixel
-# becomes the mean of those around it whose surroundings look like its own, since textures repeat. Each has a strength,
-# which we choose on the validation squares.
+# pixel by a weighted mean of its neighbours; noise averages away, and so do edges. *Total variation* (Rudin, Osher
+# and Fatemi, 1992) looks for a picture that is near the noisy one and has little up and down, where one large step
+# costs no more than many small ones: edges may stay. *Non-local means* (Buades, Coll and Morel, 2005) is attention: a
+# pixel becomes the mean of those around it whose surroundings look like its own, since textures repeat. Each has a
+# strength, which we choose on the validation squares.
 
 
 # %%
@@ -220,7 +222,9 @@ for method, values in strengths.items():
 # Our network is built from chapter 5's residual blocks, and has the form of a U. `nn.PixelUnshuffle(2)` makes each
 # 2 × 2 pixels one place with 12 channels: nothing is lost, and there are four times fewer places. One block works
 # there; two go down by another factor of two and look from further away; a transposed convolution leads up again, and
-# what was there before the descent is added. This form is called *U-Net*. Two choices matter for a short training.
+# what was there before the descent is added. This form is called *U-Net*. The descent pays because one has to look
+# around: whether a bright dot is a grain of noise or one of many pebbles can be told from what lies a dozen pixels
+# away, and on coarse maps a small kernel looks far at little cost. Two choices matter for a short training.
 # What the network computes is a correction to a blurred picture, which is not bad to begin with. And its last
 # convolution starts at zero, so that at first the correction is nothing.
 
@@ -260,10 +264,11 @@ untrained = denoiser.eval()(noisy_new[:1].clamp(0, 1))[0].cpu()  # (3, 512, 512)
 claim("untrained, it is scikit-image's blur", untrained, equals=torch.tensor(blurred), within=1e-4)
 
 # %% [markdown]
-# It trains on tiles of 32 × 32 pixels. Each time one is used it may be mirrored, and it gets fresh noise, so the
-# network never sees the same input twice. The loss is the root of the mean squared error of each tile. Without the
-# root, the few tiles of fur and gravel, where little can be won, would rule the training. The root changes how much a
-# tile counts, and hardly what is best for it.
+# It trains on tiles of 32 × 32 pixels. Convolutions do not care where in a picture they are, so what is learned on
+# tiles holds for whole photographs, and a batch of tiles from many places is more varied than one large picture. Each
+# time one is used it may be mirrored, and it gets fresh noise, so the network never sees the same input twice. The
+# loss is the root of the mean squared error of each tile. Without the root, the few tiles of fur and gravel, where
+# little can be won, would rule the training. The root changes how much a tile counts, and hardly what is best for it.
 
 
 # %%
@@ -300,8 +305,8 @@ def restore(net: nn.Module, images: Tensor) -> Tensor:
 
 # %% [markdown]
 # Now the judgement, on photographs of which neither the network nor our choices have seen anything. PSNR does not see
-# as we do; the *structural similarity*, or SSIM (Wang and others, 2004), compares small windows, and asks whether they
-# have the same mean and contrast and vary together. It is 1 for equal pictures.
+# as we do; the *structural similarity*, or SSIM (Wang and others, 2004), compares small windows, and asks whether
+# they have the same mean and contrast and vary together. It is 1 for equal pictures.
 
 # %%
 restored["network"] = restore(denoiser, noisy_new)  # (6, 3, 512, 512)
@@ -334,12 +339,12 @@ said += "the cleanest, and smoother than the truth."
 figure("6.1c", "Pieces of two test squares; decibels of the whole squares.", said, held="trained")
 
 # %% [markdown]
-# Put under a slider: choose a piece and the noise. Non-local means is always told how strong the noise is; the network
-# was trained with 25 grey levels and nothing else. Three things to try. At 25, go through the pieces, and look for what
-# both have lost: hairs and grains have become smooth ground, as the conditional mean must be where nobody can know.
-# With more noise than 25 the network takes the surplus for texture and leaves it. With less it takes off what it is
-# used to take off, fine texture among it. Somewhere the noisy picture is better than what the network makes of it:
-# find the place.
+# Put under a slider: choose a piece and the noise. Non-local means is always told how strong the noise is; the
+# network was trained with 25 grey levels and nothing else. Three things to try. At 25, go through the pieces, and
+# look for what both have lost: hairs and grains have become smooth ground, as the conditional mean must be where
+# nobody can know. With more noise than 25 the network takes the surplus for texture and leaves it. With less it takes
+# off what it is used to take off, fine texture among it. Somewhere the noisy picture is better than what the network
+# makes of it: find the place.
 
 
 # %%
@@ -389,6 +394,9 @@ spoiled = psnr(faint, clean_new).mean() - psnr(restore(denoiser, faint), clean_n
 claim("faint noise: what the network spoils, in dB", spoiled, at_least=5)
 
 # %% [markdown]
+# So the score in the table is that of one kind of noise on one kind of picture. A denoiser that is to be used should
+# be tried on what it will meet.
+#
 # And is it blurred, as the conditional mean must be? Add up the squared differences between neighbouring pixels, a
 # measure of detail. A good part of the truth's is gone.
 
@@ -401,11 +409,12 @@ claim("share of the detail that the network keeps", detail[0] / detail[1], at_mo
 # mean of all hairs that may be there is none. Whoever wants a picture that looks sharp must draw one of the
 # possible ones, at twice the error; chapter 7 does.
 #
-# **Exercise.** What if the loss is the mean *absolute* error? The best answer is then not the mean but the *median* of
-# what is possible: the smallest value such that it and all smaller ones have together a probability of at least one
-# half. With two possibilities, black with 0.4 and white with 0.6, the mean is a grey that never occurs, and the median
-# is white. From the values of $X$ in rising order and a table of joint probabilities like the one above, give the best
-# answer for each value that may be seen. (A column adds up to the probability of seeing its value, not to one.)
+# **Exercise.** What if the loss is the mean *absolute* error? The best answer is then not the mean but the *median*
+# of what is possible: the smallest value such that it and all smaller ones have together a probability of at least
+# one half. With two possibilities, black with 0.4 and white with 0.6, the mean is a grey that never occurs, and the
+# median is white. From the values of $X$ in rising order and a table of joint probabilities like the one above, give
+# the best answer for each value that may be seen. (A column adds up to the probability of seeing its value, not to
+# one.)
 
 
 # %% tags=["exercise"]

@@ -1,10 +1,13 @@
 # %% [markdown]
 # ## 6.2 Image classification
 #
-# A program looks at a photograph of a garment and says "coat, 90 %". How often is it right, which garments does it take
-# for which, and can the 90 be believed? **Image classification** is to choose, for an image, one class from a list
-# that was fixed beforehand. It is the simplest way to get meaning out of a picture. Chapter 5 has built and trained
-# the networks; this section is about what decides whether one can be used.
+# A program looks at a photograph of a garment and says "coat, 90 %". How often is it right, which garments does it
+# take for which, and can the 90 be believed? **Image classification** is to choose, for an image, one class from a
+# list that was fixed beforehand. It is the simplest way to get meaning out of a picture. Chapter 5 has built and
+# trained the networks; this section is about what decides whether one can be used.
+#
+# Three questions, then: what is the network worth, what is one of its answers worth, and what can be done if there
+# are few images? We begin with the last.
 #
 # The images are those of chapter 5: 5,000 photographs of clothes of ten kinds and 8,000 handwritten digits to learn
 # from, 2,000 of each to test. From the clothes we hold 500 back. Something will be chosen by them, and what is chosen
@@ -22,10 +25,10 @@ garments, kinds = images[order[500:]], classes[order[500:]]  # (4500, 1, 28, 28)
 # %% [markdown]
 # ### What augmentation is worth
 #
-# A digit that is turned or moved a little is the same digit, and a coat in the mirror is a coat. **Data augmentation**
-# makes use of such knowledge: it changes the training images at random, anew each time, in ways that do not change
-# what they show. Section 3.6 did so with `augment`, and fewer errors were left. How much is that worth, counted in
-# images? LeNet takes 200 steps on 250 digits and on 1,000, plainly and with `augment`.
+# A digit that is turned or moved a little is the same digit, and a coat in the mirror is a coat. **Data
+# augmentation** makes use of such knowledge: it changes the training images at random, anew each time, in ways that
+# do not change what they show. Section 3.6 did so with `augment`, and fewer errors were left. How much is that worth,
+# counted in images? LeNet takes 200 steps on 250 digits and on 1,000, plainly and with `augment`.
 
 
 # %%
@@ -53,7 +56,10 @@ claim("250 digits augmented: errors over plain", changed[250] / plain[250], at_m
 claim("250 augmented: errors over 1,000 plain", changed[250] / plain[1000], at_most=1.6)
 
 # %% [markdown]
-# Augmented, 250 digits teach about as much as 1,000 do plainly. It does not replace images without end, for all that it
+# Augmented, 250 digits teach about as much as 1,000 do plainly. Where does that come from, since no new digit was
+# written? From us: each change says that it does not matter, and this is knowledge that the network would otherwise
+# have to gather from examples. A convolutional network knows something of shifts by its structure, and nothing of
+# turns. It does not replace images without end, for all that it
 # can show are variants of what is there; but where images are few and labels are dear, it is the cheapest thing that
 # one can do.
 #
@@ -69,9 +75,11 @@ def mirror(images: Tensor, generator: torch.Generator) -> Tensor:
 
 
 # %% [markdown]
-# The network has LeNet's plan, with what chapter 4 has taught since: padding, so that the maps keep more places, batch
-# normalization after each convolution, and dropout in front of the head. In the same time the residual networks of
-# chapter 5 do less well on these clothes. Images so small need no depth.
+# The network has LeNet's plan, with what chapter 4 has taught since: padding, so that the maps keep more places,
+# batch normalization after each convolution, and dropout in front of the head. Images so small need no great depth.
+# Dropout switches off a part of the maps' numbers at random in each step, so that the head cannot rely on any single
+# one of them; batch normalization lets the learning rate be high from the first steps on. Both behave differently in
+# training and in use, which `probabilities` below takes care of.
 
 
 # %% tags=["export"]
@@ -113,16 +121,16 @@ claim("mirror: accuracy it adds on the test images", gain, at_most=0.03)
 claim("mirror: accuracy it adds on mirrored test images", gain_flipped, at_least=0.12)
 
 # %% [markdown]
-# Nothing to speak of. In this data set all shoes point to the left, in the test images as well, so the mirror prepares
-# for something that the test never asks. When the test images are mirrored, it is worth a lot. Augmentation adds
-# knowledge, and a test set shows only as much of that as it asks for. Whoever will photograph shoes from both sides
-# needs the mirror, whatever the test says.
+# Nothing to speak of. In this data set all shoes point to the left, in the test images as well, so the mirror
+# prepares for something that the test never asks. When the test images are mirrored, it is worth a lot. Augmentation
+# adds knowledge, and a test set shows only as much of that as it asks for. Whoever will photograph shoes from both
+# sides needs the mirror, whatever the test says.
 #
 # ### How good are the answers?
 #
-# Now all 4,500 garments. A network that knows mirror images can be asked about both sides, and the two answers are not
-# quite the same: it votes with itself. `probabilities` takes the mean of what it says about some views of an image.
-# For digits the views are the image and four that `augment` has changed by little.
+# Now all 4,500 garments. A network that knows mirror images can be asked about both sides, and the two answers are
+# not quite the same: it votes with itself. `probabilities` takes the mean of what it says about some views of an
+# image. For digits the views are the image and four that `augment` has changed by little.
 
 
 # %% tags=["export"]
@@ -166,13 +174,15 @@ result = f"{100 * digit_right:.1f} % of new digits"
 summary["LeNet, five views"] = (*cost(lenet, digits_new[:1]), digit_run.seconds, result, found)
 
 # %% [markdown]
-# How far can such a number be trusted? Each image is right or wrong like a coin that shows heads with probability $p$.
-# The mean of $N$ coins has the standard deviation $\sqrt{p (1 - p) / N}$, its *standard error*, and with 2,000 images
-# and $p$ near 0.9 that is two thirds of a percent. Differences smaller than two of these, measured on different images,
-# should impress nobody.
+# How far can such a number be trusted? Each image is right or wrong like a coin that shows heads with probability
+# $p$. The mean of $N$ coins has the standard deviation $\sqrt{p (1 - p) / N}$, its *standard error*, and with 2,000
+# images and $p$ near 0.9 that is two thirds of a percent. Differences smaller than two of these, measured on
+# different images, should impress nobody. For two networks on the *same* images one can do better: on most of them
+# both are right or both are wrong, and only the others tell the two apart. In each section of this chapter a number
+# stands for some hundreds or thousands of examples, and it is worth asking every time how many.
 #
-# One number also hides what is wrong. The *confusion matrix* has a row for each class and a column for each answer, and
-# counts. The pairs are numbered as `10 * class + answer`, and `bincount` counts how often each number occurs.
+# One number also hides what is wrong. The *confusion matrix* has a row for each class and a column for each answer,
+# and counts. The pairs are numbered as `10 * class + answer`, and `bincount` counts how often each number occurs.
 
 # %%
 answers = shares.argmax(dim=1)  # (2000,)
@@ -194,9 +204,11 @@ figure("6.2a", "The confusion matrix of 2,000 new garments.", said, held="traine
 
 # %% [markdown]
 # Two blocks hold nearly all mistakes: things for the upper body, and shoes. Across the blocks hardly anything is
-# confused. The worst row is that of the shirts, which at this size differ from coats and T-shirts by a collar or a row
-# of buttons. Whoever needs to know whether something is a shoe can trust this network far more than its accuracy says;
-# whoever sorts shirts, far less.
+# confused. The worst row is that of the shirts, which at this size differ from coats and T-shirts by a collar or a
+# row of buttons. Whoever needs to know whether something is a shoe can trust this network far more than its accuracy
+# says; whoever sorts shirts, far less. A row tells what happens to a class, the share of it that is found: its
+# *recall*. A column tells what an answer is worth, the share of it that is right: its *precision*. Section 6.3 needs
+# both.
 
 # %%
 upper, shoes = torch.tensor([0, 2, 3, 4, 6]), torch.tensor([5, 7, 9])
@@ -211,7 +223,9 @@ claim("the class most often missed is the shirt", hardest == "shirt")
 # The largest probability is how sure the network says it is, its *certainty*. If it says 0.9, it should be right nine
 # times out of ten; a classifier of which that is true is called *calibrated*. Sort the test images by certainty into
 # ten bins, and compare in each bin $b$ the mean certainty with the share that is right. The mean gap, weighted by the
-# number $n_b$ of images, is the *expected calibration error*:
+# number $n_b$ of images, is the *expected calibration error*. It is a matter of its own, next to the accuracy: who
+# always answers with the commonest class, and says how common it is, is perfectly calibrated and of no use.
+#
 #
 # $$\mathrm{ECE} = \sum_b \frac{n_b}{N}\, \bigl|\mathrm{right}_b - \mathrm{certainty}_b\bigr|$$
 
@@ -238,10 +252,10 @@ claim("half of 0.9 right, all of 0.6: off by 0.4", gap, equals=0.4, within=1e-6)
 
 # %% [markdown]
 # Take the network that has seen 500 garments. It has seen each of them twenty times, knows them by heart, and was
-# rewarded for being ever surer of them. Guo and others (2017) found a remedy with one parameter. Divide all logits by a
-# *temperature* $T$ before the softargmax: above 1 it makes the probabilities more alike. The largest stays the
-# largest, so no answer changes. $T$ is chosen to make the cross-entropy small, on images that the network has not seen:
-# on its training set it is right to be sure. That is what we held 500 garments back for.
+# rewarded for being ever surer of them. Guo and others (2017) found a remedy with one parameter. Divide all logits by
+# a *temperature* $T$ before the softargmax: above 1 it makes the probabilities more alike. The largest stays the
+# largest, so no answer changes. $T$ is chosen to make the cross-entropy small, on images that the network has not
+# seen: on its training set it is right to be sure. That is what we held 500 garments back for.
 
 # %%
 with torch.no_grad():
@@ -277,10 +291,11 @@ said += "and reach it in the middle, after a division of the logits, and on the 
 figure("6.2b", "Certainty against truth: 500 garments make too sure.", said, held="trained")
 
 # %% [markdown]
-# Such a picture is called a *reliability diagram*. After few images the bars stay below the diagonal: the network is
-# too sure. With the temperature, or with nine times as many images, they reach it, and the 90 can be believed. But
-# only about garments. Predict: how sure is the network of clothes when it is shown a *digit*? It has no class for
-# "none of these", but it could spread its probabilities.
+# Such a picture is called a *reliability diagram*. The dots below tell how many images there are in a bin; most
+# images are in the last one, so a small gap there counts for more than a large one in the middle. After few images
+# the bars stay below the diagonal: the network is too sure. With the temperature, or with nine times as many images,
+# they reach it, and the 90 can be believed. But only about garments. Predict: how sure is the network of clothes when
+# it is shown a *digit*? It has no class for "none of these", but it could spread its probabilities.
 
 # %%
 strange = probabilities(net, digits_new).amax(dim=1)  # (2000,)
@@ -291,14 +306,17 @@ claim(
 )
 
 # %% [markdown]
-# Many digits it takes for clothes with conviction. The certainty compares the ten classes with each other; whether any
-# of them fits, it does not ask. Calibrated means calibrated on images like those that were tested, and nowhere else.
+# The softargmax of ten logits has to add up to one, so something always gets the one. Many digits are taken for
+# clothes with conviction. The certainty compares the ten classes with each other; whether any of them fits, it does
+# not ask. Calibrated means calibrated on images like those that were tested, and nowhere else.
 #
 # ### The worst mistakes
 #
 # These are the garments of which the network was surest and wrong, with the answer in red and the label in green.
-# Whoever improves a classifier looks at such a sheet first. Judge for yourself: with some one would rather doubt the
-# label.
+# Whoever improves a classifier looks at such a sheet first: it shows in a minute whether images are missing, classes
+# overlap, or labels are wrong. Labels are made by people in a hurry or taken from the lists of a shop, and in every
+# large data set some of them are false. A network that is better than its labels cannot show it by them. Judge for
+# yourself: with some of these one would rather doubt the label.
 
 # %%
 surest = shares.amax(dim=1).masked_fill(right == 1, 0).topk(16).indices.tolist()
@@ -312,10 +330,10 @@ said = "Sixteen garments, each with a sure and wrong answer and its label; most 
 figure("6.2c", "The surest mistakes: the answer in red, the label in green.", said, held="trained")
 
 # %% [markdown]
-# Now disturb a garment yourself. Three things to try. Turn it, and see whether the certainty falls *before* the answer
-# changes; at a quarter turn nearly everything has become something else, often with conviction. Move it out of the
-# picture until hardly anything is left, which must still be something. Then add noise, and watch one garment after the
-# other become a shirt or a bag.
+# Now disturb a garment yourself. Three things to try. Turn it, and see whether the certainty falls *before* the
+# answer changes; at a quarter turn nearly everything has become something else, often with conviction. Move it out of
+# the picture until hardly anything is left, which must still be something. Then add noise, and watch one garment
+# after the other become a shirt or a bag.
 
 # %%
 shown, one_each = copy.deepcopy(net).cpu(), [int((kinds_new == k).nonzero()[3]) for k in range(10)]
@@ -353,11 +371,12 @@ caption = "A garment disturbed, and what the network says; green is the label."
 explore(scene, "6.2d", caption, (8, 3), held="trained", **knobs)
 
 # %% [markdown]
-# **Exercise.** A certainty that can be believed can be used: the program answers where it is sure, and leaves the rest
-# to a person. Somebody asks: of what the machine answers, 98 in 100 must be right; how much can it answer? You get the
-# certainties of some labelled images, and which of them were answered rightly. The machine answers the $n$ surest.
-# Return the largest share $n / N$ at which the accuracy of these $n$ is at least what is wanted, and 0 if there is
-# none. (The accuracy does not fall evenly: it may be too low for a small $n$ and high enough for a larger one.)
+# **Exercise.** A certainty that can be believed can be used: the program answers where it is sure, and leaves the
+# rest to a person. Somebody asks: of what the machine answers, 98 in 100 must be right; how much can it answer? You
+# get the certainties of some labelled images, and which of them were answered rightly. The machine answers the $n$
+# surest. Return the largest share $n / N$ at which the accuracy of these $n$ is at least what is wanted, and 0 if
+# there is none. (The accuracy does not fall evenly: it may be too low for a small $n$ and high enough for a larger
+# one.)
 
 
 # %% tags=["exercise"]

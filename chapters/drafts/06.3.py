@@ -20,8 +20,8 @@ new_style = make_scenes(400, "test", STYLE_UNSEEN, seed(3), DEVICE)
 # How well does one box fit another? The usual answer is the *intersection over union*, or IoU: the area that both
 # share, divided by the area that they cover together. It is 1 for equal boxes and 0 for boxes that do not meet. What
 # two boxes share is a box itself, from the larger of the two left edges to the smaller of the two right ones. Where
-# that leaves less than nothing, it is empty. The usual bar of a half asks for a rather good fit: a square that is moved
-# by a third of its side has an IoU of exactly one half with where it was.
+# that leaves less than nothing, it is empty. The usual bar of a half asks for a rather good fit: a square that is
+# moved by a third of its side has an IoU of exactly one half with where it was.
 
 
 # %% tags=["export"]
@@ -116,10 +116,10 @@ said = f"Four scenes with {counts[0]} things; around them lie {counts[1]} defaul
 figure("6.3a", "Things (white), and the default boxes that stand for them (blue).", said)
 
 # %% [markdown]
-# Then the default box has to be moved and stretched. The network gives a number for each of the four edges: how far it
-# is to go, in tenths of the square's side. So the same number means the same for small and for large boxes, and these
-# numbers are of the order of 1. (SSD itself uses the centre and the logarithms of the sides, which comes to much the
-# same.)
+# Then the default box has to be moved and stretched. The network gives a number for each of the four edges: how far
+# it is to go, in tenths of the square's side. So the same number means the same for small and for large boxes, and
+# these numbers are of the order of 1. (SSD itself uses the centre and the logarithms of the sides, which comes to
+# much the same.)
 
 
 # %% tags=["export"]
@@ -177,11 +177,13 @@ figure("6.1", "The detector: maps of decreasing resolution, and a head that read
 # pixels and knows its surroundings. The heads on top give 256, 64 and 16 rows of numbers, one for each default box in
 # the order of `default_boxes`. For real detectors the body is usually taken from a classifier that was trained on a
 # large data set, as labels of whole images are much cheaper than boxes, and only then trained to detect. Our scenes
-# cost nothing, so we start from random weights.
+# cost nothing, so we start from random weights. The name tells what was new: detectors before it first proposed
+# regions of the picture and then classified each of them, in two networks or two passes.
 #
 # The loss has two parts. Those boxes that stand for a thing, $M$ in a batch, are to be moved to the right place. The
 # penalty $h(d)$ for a number that is off by $d$ is $d^2/2$ up to 1 and $|d| - \frac12$ beyond, which is gentle with
-# boxes that are still far off. And all boxes should name the right class $y_k$, by cross-entropy over $C + 1$ classes:
+# boxes that are still far off. And all boxes should name the right class $y_k$, by cross-entropy over $C + 1$
+# classes:
 #
 # $$\mathscr L = \frac1M \Big(\sum_{k \text{ matched}} \sum_{j=1}^4 h(\hat t_{kj} - t_{kj})
 # \; - \sum_{k \text{ matched or hard}} \log P(y_k)\Big)$$
@@ -325,8 +327,8 @@ note("average precisions in the new style", ", ".join(f"{n} {ap:.2f}" for ap, n 
 # end look different in the hands of the fourth team: its umbrella has stripes and a long stick, its hamburger other
 # layers. Figure 6.2 shows what is reported with a score of at least a half, blue if it is a hit, red if not; the true
 # boxes are dashed. The last row has the worst scenes, and two kinds of failure. Most things in it are not reported at
-# all, since nothing that the network knows resembles them enough. And where something is reported, the place is mostly
-# right and the name is wrong: a green frog, for instance, may be taken for a cactus.
+# all, since nothing that the network knows resembles them enough. And where something is reported, the place is
+# mostly right and the name is wrong: a green frog, for instance, may be taken for a cactus.
 
 
 # %%
@@ -356,12 +358,12 @@ figure(
 )
 
 # %% [markdown]
-# Two thresholds are left to whoever uses a detector: which *score* is enough to be reported, and which *overlap* makes
-# two boxes one thing. Here are the test scenes of both kinds, the new style from 400 on: on the left all boxes with
-# enough score, on the right those that suppression leaves. Three things to try. Lower the score: more things are
-# found, and false alarms come with them. Raise the overlap to 1, and nothing is crossed out. Then lower it to 0.05
-# in a scene in which two things of a kind stand close together. Which score is enough depends on what a mistake
-# costs: a car would rather brake once too often.
+# Two thresholds are left to whoever uses a detector: which *score* is enough to be reported, and which *overlap*
+# makes two boxes one thing. Here are the test scenes of both kinds, the new style from 400 on: on the left all boxes
+# with enough score, on the right those that suppression leaves. Three things to try. Lower the score: more things are
+# found, and false alarms come with them. Raise the overlap to 1, and nothing is crossed out. Then lower it to 0.05 in
+# a scene in which two things of a kind stand close together. Which score is enough depends on what a mistake costs: a
+# car would rather brake once too often.
 
 # %%
 parts = zip((*new_scenes[:3], *listed[0]), (*new_style[:3], *listed[1]), strict=True)

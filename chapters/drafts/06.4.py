@@ -2,9 +2,9 @@
 # ## 6.4 Semantic segmentation
 #
 # Which pixels belong to the frog? A box is a coarse answer: a cactus does not fill its box, and what lies in the
-# corners is something else. **Semantic segmentation** gives a class to *each pixel*, so its answer is an image itself,
-# of the same size, with a class where the other has a colour. A car that drives itself wants to know where the road
-# ends, and a surgeon where a tumour does.
+# corners is something else. **Semantic segmentation** gives a class to *each pixel*, so its answer is an image
+# itself, of the same size, with a class where the other has a colour. A car that drives itself wants to know where
+# the road ends, and a surgeon where a tumour does.
 #
 # The scenes are those of section 6.3, and just as there the photographs of the tests are new, the drawings of the
 # first test are not, and the second test has a style that is not in the training. With the background there are $C =
@@ -18,15 +18,16 @@ C, truth = 1 + len(THINGS), labelled_new.labels  # (N, 64, 64)
 
 # %% [markdown]
 # How does one count? Not by the share of pixels that are right: most pixels are background, and who always answers
-# "background" is right about all of those. Boxes are compared by their intersection over union, and sets of pixels can
-# be, too. For a class $c$ take the pixels that are of this class, and those that are said to be:
+# "background" is right about all of those. Boxes are compared by their intersection over union, and sets of pixels
+# can be, too. For a class $c$ take the pixels that are of this class, and those that are said to be:
 #
 # $$\mathrm{IoU}_c = \frac{\bigl|\{n : y_n = c\} \cap \{n : \hat y_n = c\}\bigr|}
 # {\bigl|\{n : y_n = c\} \cup \{n : \hat y_n = c\}\bigr|}$$
 #
 # All of it can be read off a table with a row for each true class and a column for each answer. What is in both sets
 # is on the diagonal. A row adds up to the first set and a column to the second, and in their sum what is in both is
-# counted twice. The *mean IoU* is the mean over the classes without the background, so "background everywhere" gets
+# counted twice. A wrong pixel hurts twice as well: it is missing from the class to which it belongs, and one too many
+# in the other. The *mean IoU* is the mean over the classes without the background, so "background everywhere" gets
 # what it deserves, zero.
 
 
@@ -79,11 +80,14 @@ baseline = mean_iou(by_shade, truth, C)
 claim("mean IoU from the colour of a pixel", baseline, at_least=0.3, at_most=0.42)
 
 # %% [markdown]
-# To do better one must look around, and that is where the difficulty lies. To see *what* it is, a network goes down in
-# resolution, as all classifiers do. To say *where* it ends, it must answer for single pixels. The second baseline says
-# how much coarse maps lose: a network that knows everything, but has to give one answer for each block of $k \times k$
-# pixels. The best that it can say is the most frequent class of the block. The last maps of our body have blocks of 16
-# × 16.
+# A colour says more than one might think, as an apple is red wherever it lies. But so is a part of the umbrella, and
+# the grass of a photograph is as green as a frog.
+#
+# To do better one must look around, and that is where the difficulty lies. To see *what* it is, a network goes down
+# in resolution, as all classifiers do. To say *where* it ends, it must answer for single pixels. The second baseline
+# says how much coarse maps lose: a network that knows everything, but has to give one answer for each block of $k
+# \times k$ pixels. The best that it can say is the most frequent class of the block. The last maps of our body have
+# blocks of 16 × 16.
 
 # %%
 one_hot = F.one_hot(truth, C).movedim(3, 1).float()  # (N, C, 64, 64)
@@ -95,14 +99,15 @@ claim("the best mean IoU with answers for 16 × 16 pixels", best[16], at_most=0.
 print(", ".join(f"blocks of {k}: {value:.2f}" for k, value in best.items()))
 
 # %% [markdown]
-# With such blocks the best of all networks would hardly do better than the colours of single pixels. A thing that fills
-# less than half of a block is gone, and so are sticks, leaves and wheels.
+# With such blocks the best of all networks would hardly do better than the colours of single pixels. A thing that
+# fills less than half of a block is gone, and so are sticks, leaves and wheels.
 #
 # The *U-Net* (Ronneberger and others, 2015) does both. On one side of the U it goes down; here that is chapter 5's
 # ResNet, with its maps of 16 × 16, 8 × 8 and 4 × 4 places. On the other side it goes up again, by transposed
 # convolutions (section 4.3) that double height and width, each followed by a residual block. And across run *skips*:
 # at each resolution the maps of the way down are added to those of the way up. So the way up learns from below what
-# there is, and from the side where it ends.
+# there is, and from the side where it ends. The original puts both beside each other as channels, where we add them
+# as in a residual block; that needs fewer weights.
 #
 # On the last level each place stands for 4 × 4 pixels and gives $16\,C$ numbers, which `PixelShuffle` deals out to
 # them. And each level below votes: it gives logits of its own, which are enlarged and added to the others. What the
@@ -152,9 +157,13 @@ figure("6.4a", "The U-Net: down, up again, with skips across and votes beside.",
 # the bottom of the U. The two long arrows on the right are the skips. On the left the votes add up, twice as fine at
 # each step. Since there are only convolutions, the network takes images of any size in multiples of 16 pixels.
 #
-# What do the skips bring? A second network is trained in the same way, from the same random weights, without them. Its
-# way up hears only from below. The loss is the cross-entropy of section 3.1 at each pixel. As only one pixel in nine
-# shows a thing, those count three times, and the sum is divided by the sum of all these weights.
+# How does it compare with the Denoiser of section 6.1, which is a U-Net as well? That one goes down by little, since
+# noise is a matter of small neighbourhoods, and answers with a colour. This one goes down until a place has seen
+# nearly the whole picture, since one has to know what a thing is before one can say which pixels are part of it.
+#
+# What do the skips bring? A second network is trained in the same way, from the same random weights, without them.
+# Its way up hears only from below. The loss is the cross-entropy of section 3.1 at each pixel. As only one pixel in
+# nine shows a thing, those count three times, and the sum is divided by the sum of all these weights.
 
 
 # %%
@@ -191,9 +200,13 @@ for name, net in nets.items():
     summary[f"U-Net {name}"] = (*cost(net, labelled.images[:1]), runs[name].seconds, *result)
 
 # %% [markdown]
-# Both networks are far better than the colour alone, and the one with skips is ahead, by several points in most of our
-# trials. Where do they help? We take the pixels of things that lie at a border, with a pixel of another class right
-# beside them, and those inside, with nothing else within three pixels, and count the wrong answers of both networks.
+# The weights matter for a plain reason: without them, nearly nine tenths of the loss would come from background, and
+# for the first steps the best that a network can do about that is to call everything background.
+#
+# Both networks are far better than the colour alone, and the one with skips is ahead, by several points in most of
+# our trials. Where do they help? We take the pixels of things that lie at a border, with a pixel of another class
+# right beside them, and those inside, with nothing else within three pixels, and count the wrong answers of both
+# networks.
 
 
 # %%
@@ -216,9 +229,10 @@ ratio = wrong["with skips", "at a border"] / wrong["with skips", "inside"]
 claim("wrong pixels of things: share at borders over share inside", ratio, at_least=5)
 
 # %% [markdown]
-# Mistakes live at the borders. Well inside a thing hardly a pixel is wrong, right beside its border about one in five,
-# and that is why the measure is severe. The skips save pixels in both places, most of them at borders, where the maps
-# from below say least. Small things pay most: they are nearly all border.
+# Mistakes live at the borders. Well inside a thing hardly a pixel is wrong, right beside its border about one in
+# five, and that is why the measure is severe. The skips save pixels in both places, most of them at borders, where
+# the maps from below say least. Small things pay most: they are nearly all border. People who label photographs by
+# hand disagree about borders, too, by a pixel or two, so beyond some point a better mean IoU is no better network.
 
 # %%
 COLOURS = torch.tensor([to_rgb(shade) for shade in ("#dddddd", *color.classes[: C - 1])])  # (C, 3)
@@ -243,7 +257,8 @@ for (above, middle, below), (some, answer, n) in zip(axes.T, shown, strict=True)
     show_labels(below, answer[n])
     for (x1, y1, x2, _), c in zip(some.boxes[n].tolist(), some.classes[n].tolist(), strict=True):
         if c >= 0:
-            middle.text((x1 + x2) / 2, y1 - 2, THINGS[c], size=7, ha="center")
+            place = {"x": (x1 + x2) / 2, "y": y1 - 2, "ha": "center", "in_layout": False}
+            middle.text(s=THINGS[c], size=6.5, **place)
 for ax, name in zip(axes[:, 0], ("image", "ground truth", "prediction"), strict=True):
     ax.set_ylabel(name)
 for k, name in ((0, "styles seen"), (4, "new style"), (7, "its worst")):
@@ -253,17 +268,18 @@ figure("6.3", "Semantic segmentation: image, ground truth, prediction.", said, h
 
 # %% [markdown]
 # The place is mostly right, also in the style never seen, where a good part of a thing may be missing or of another
-# class. The last columns show a failure that no detector has: one thing in two colours. Each pixel is judged by itself,
-# and nothing tells the network that a thing is one thing. There is also a question that it cannot answer at all. How
-# many? Two frogs side by side are one region. To find each thing *and* its outline is called instance segmentation, and
-# networks for it are put together from the parts of this section and the one before.
+# class. What is thin is lost first, such as the stick of an umbrella. The last columns show a failure that no
+# detector has: one thing in two colours. Each pixel is judged by itself, and nothing tells the network that a thing
+# is one thing. There is also a question that it cannot answer at all. How many? Two frogs side by side are one
+# region. To find each thing *and* its outline is called instance segmentation, and networks for it are put together
+# from the parts of this section and the one before.
 #
 # The largest logit is not the only way to decide. On the left is the probability of one class for each pixel, on the
-# right the picture, with the pixels lit that reach a threshold. Scenes from 20 on are in the new style. Three things to
-# try. Lower the threshold: the lit region grows beyond the thing, and the IoU with its true pixels falls. Raise it, and
-# the thing is eaten from its border inwards, since there the network is least sure. Then ask for a class that is not
-# in the scene, and see where the network hesitates. A surgeon who must not miss anything and one who must not cut too
-# much will set different thresholds.
+# right the picture, with the pixels lit that reach a threshold. Scenes from 20 on are in the new style. Three things
+# to try. Lower the threshold: the lit region grows beyond the thing, and the IoU with its true pixels falls. Raise
+# it, and the thing is eaten from its border inwards, since there the network is least sure. Then ask for a class that
+# is not in the scene, and see where the network hesitates. A surgeon who must not miss anything and one who must not
+# cut too much will set different thresholds.
 
 # %%
 parts = torch.cat([labelled_new.images[:20], labelled_style.images[:20]])  # (40, 3, 64, 64)
@@ -302,9 +318,9 @@ explore(
 )
 
 # %% [markdown]
-# **Exercise.** In medicine another measure is in use, the *Dice coefficient*: twice the number of pixels in both sets,
-# divided by the sum of the sizes of the two sets. Write it for all classes. A class that is in neither map gets 0. (On
-# paper: how does it follow from the IoU? The last check uses that.)
+# **Exercise.** In medicine another measure is in use, the *Dice coefficient*: twice the number of pixels in both
+# sets, divided by the sum of the sizes of the two sets. Write it for all classes. A class that is in neither map gets
+# 0. (On paper: how does it follow from the IoU? The last check uses that.)
 
 
 # %% tags=["exercise"]
