@@ -92,13 +92,14 @@ claim("expected return: mean of the games and V differ by", gap, at_most=0.01)
 
 # %%
 def scene(fig):
-    """The cells of the world with their values, and an arrow for the best action."""
+    """The cells of the world with their values, an arrow for the best action, and a dark wall."""
     ax = fig.subplots()
     board = ax.imshow(torch.zeros(4, 4), cmap="RdBu", vmin=-1, vmax=1)
-    ax.set(xticks=[], yticks=[])
+    ax.set(
+        xticks=[], yticks=[], facecolor=color.data
+    )  # what is not a number, the wall, is seen through
     numbers = {(r, c): ax.text(c, r + 0.32, "", ha="center") for r, c in cells}
     arrows = {(r, c): ax.text(c, r, "", ha="center", va="center", size=16) for r, c in cells}
-    ax.text(1, 1, "wall", ha="center", va="center", color="white")
 
     def update(slip, discount, sweeps):
         Q = optimal_values(transitions(slip), discount, sweeps).cpu()  # (S, A)
@@ -405,7 +406,7 @@ def scene(fig):
         for bar, value in zip(bars, values, strict=True):
             bar.set_width(max(0.0, value))
             bar.set_color(color.model if value == max(values) else color.quiet)
-        return f"{score} bricks" + (", and the ball is lost" if lost else "")
+        return f"{score} bricks were hit" + (", and the ball is lost" if lost else " so far")
 
     return update
 

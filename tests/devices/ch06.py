@@ -1,4 +1,4 @@
-"""Sections 6.1 and 6.2 on an accelerator: see tests/devices."""
+"""Chapter 6 on an accelerator: see tests/devices."""
 
 import torch
 
@@ -9,4 +9,6 @@ ALLOWED_ON_CPU = {
 
 MODELS = {
     "Denoiser": lambda cls: (cls(C=8), torch.rand(2, 3, 16, 8)),
+    "SSD": lambda cls: (cls(3), torch.rand(2, 3, 64, 64)),
+    "UNet": lambda cls: (cls(3), torch.rand(2, 3, 32, 48)),
 }

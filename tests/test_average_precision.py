@@ -22,9 +22,7 @@ def random_case(number: int):
     things = torch.cat([corner, corner + 6 + 24 * torch.rand(N, B, 2, generator=chance)], -1)
     classes = torch.randint(-1, C, (N, B), generator=chance)
     which, n = torch.randint(0, B, (N, K), generator=chance), torch.arange(N)[:, None]
-    off = (
-        torch.rand(N, K, 1, generator=chance).sort(dim=1).values
-    )  # the better the score, the closer
+    off = torch.rand(N, K, 1, generator=chance).sort(dim=1).values  # the better the score, the closer
     boxes = things[n, which] + 2.5 * off * torch.randn(N, K, 4, generator=chance)
     boxes[..., 2:] = torch.maximum(boxes[..., 2:], boxes[..., :2] + 1)
     guess = torch.randint(-1, C, (N, K), generator=chance)

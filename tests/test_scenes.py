@@ -2,8 +2,18 @@
 
 import pytest
 import torch
-from lbdl.chapters.ch06 import SSD, STYLE_UNSEEN, STYLES_SEEN, THINGS, UNet, default_boxes
-from lbdl.chapters.ch06 import class_iou, make_scenes, match, placed
+from lbdl.chapters.ch06 import (
+    SSD,
+    STYLE_UNSEEN,
+    STYLES_SEEN,
+    THINGS,
+    UNet,
+    class_iou,
+    default_boxes,
+    make_scenes,
+    match,
+    placed,
+)
 
 
 def scenes(seed: int = 0, styles: tuple = STYLES_SEEN):

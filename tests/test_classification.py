@@ -42,9 +42,7 @@ def test_reliability_and_calibration_error_by_loops():
         ]
         assert count[b] == len(inside)
         if inside:
-            sure, good = (
-                sum(map(float, column)) / len(inside) for column in zip(*inside, strict=True)
-            )
+            sure, good = (sum(map(float, column)) / len(inside) for column in zip(*inside, strict=True))
             assert (certainty[b].item(), right[b].item()) == pytest.approx((sure, good), abs=1e-5)
             gaps += len(inside) * abs(sure - good) / 300
     assert ch06.calibration_error(shares, truth) == pytest.approx(gaps, abs=1e-5)
