@@ -117,23 +117,6 @@ def boxes_around(masks: Tensor) -> Tensor:
 
 
 # %% tags=["export"]
-def make_scenes(N: int, split: str, styles: tuple, chance: torch.Generator, device="cpu") -> Scenes:
-    """N scenes with things in these styles, on photographs of a split: "train", "validation" or "test"."""
-    if N < 1 or not styles:
-        raise ValueError(f"make_scenes: expected N ≥ 1 and some styles, got {N}, {styles}")
-    sets = [emoji(style, device=device) for style in styles]
-    drawings = torch.cat([s.images[[s.names.index(name) for name in THINGS]] for s in sets])
-    colours, alpha = drawings.split([3, 1], dim=1)
-    drawings = torch.cat([colours * alpha, alpha], dim=1)  # (D, 4, 32, 32)
-    grounds, parts = F.avg_pool2d(photographs(split, device).images, 2), []  # (P, 3, 256, 256)
-    for n in range(0, N, 100):
-        M = min(100, N - n)
-        u, v = torch.rand(M, 24, generator=chance).to(device).split([4, 20], dim=1)
-        parts.append(some_scenes(drawings, grounds, u, v.unflatten(1, (4, 5))))
-    return Scenes(*map(torch.cat, zip(*parts, strict=True)))
-
-
-# %% tags=["export"]
 def some_scenes(drawings: Tensor, grounds: Tensor, u: Tensor, v: Tensor) -> Scenes:
     """Scenes that follow from numbers from 0 to 1: u (M, 4) of each scene, v (M, 4, 5) of its things."""
     M, four, at = len(u), torch.arange(4, device=u.device), torch.arange(64, device=u.device)
@@ -159,6 +142,23 @@ def some_scenes(drawings: Tensor, grounds: Tensor, u: Tensor, v: Tensor) -> Scen
     boxes[put], of_each[put] = boxes_around(solid), classes
     images = images * (1 - colours[:, 3:]) + colours[:, :3]  # (M, 3, 64, 64)
     return Scenes(images.clamp(0, 1), boxes, of_each, labels)
+
+
+# %% tags=["export"]
+def make_scenes(N: int, split: str, styles: tuple, chance: torch.Generator, device="cpu") -> Scenes:
+    """N scenes with things in these styles, on photographs of a split: "train", "validation" or "test"."""
+    if N < 1 or not styles:
+        raise ValueError(f"make_scenes: expected N ≥ 1 and some styles, got {N}, {styles}")
+    sets = [emoji(style, device=device) for style in styles]
+    drawings = torch.cat([s.images[[s.names.index(name) for name in THINGS]] for s in sets])
+    colours, alpha = drawings.split([3, 1], dim=1)
+    drawings = torch.cat([colours * alpha, alpha], dim=1)  # (D, 4, 32, 32)
+    grounds, parts = F.avg_pool2d(photographs(split, device).images, 2), []  # (P, 3, 256, 256)
+    for n in range(0, N, 100):
+        M = min(100, N - n)
+        u, v = torch.rand(M, 24, generator=chance).to(device).split([4, 20], dim=1)
+        parts.append(some_scenes(drawings, grounds, u, v.unflatten(1, (4, 5))))
+    return Scenes(*map(torch.cat, zip(*parts, strict=True)))
 
 
 # %% tags=["export"]
@@ -511,7 +511,7 @@ summary["denoiser"] = (*cost(denoiser, noisy_new[:1]), history.seconds, *results
 
 # %%
 names = ["noisy", "total variation", "non-local means", "network", "truth"]
-fig, axes = plt.subplots(2, 5, figsize=(8.5, 3.7))
+fig, axes = plt.subplots(2, 5, figsize=(7, 3.1))
 for row, k in zip(axes, (0, 4), strict=True):
     for ax, name in zip(row, names, strict=True):
         images = clean_new if name == "truth" else restored[name]
@@ -1380,7 +1380,7 @@ worst = wrong.argsort(descending=True, stable=True)[:5].tolist()
 shown = [(k, n) for k, these in ((0, range(5)), (1, range(5)), (1, worst)) for n in these]
 
 # %% tags=["figure-6.2"]
-fig, axes = plt.subplots(3, 5, figsize=(8.6, 5.3))
+fig, axes = plt.subplots(3, 5, figsize=(7.6, 4.8))
 for ax, (k, n) in zip(axes.flat, shown, strict=True):
     some = (new_scenes, new_style)[k]
     show_scene(ax, some.images[n])
