@@ -46,6 +46,7 @@ CELL_TIMEOUT = 600
 COVER = (("01", "1.1a"), ("01", "1.2"), ("01", "1.3b"), ("01", "1.4b"))  # the figures on the README's picture
 COVER_SIZE = (1600, 900)
 OTHER_NUMERICS = {"ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "SSE41"}  # moves what other processors move
+SUMMARY = re.compile(r'summary\[f?"(.+?)"\] =')  # a row of the table of what a chapter has trained
 CLAIM = re.compile(rf'✓ (.+?)(?:: <b>(.+?)</b>, here &nbsp; <span class="{MEASURED}">(.+?)</span>)?', re.DOTALL)
 # A solution's code is folded away, in JupyterLab and in Colab; its tag hide-input does it on a page made by MyST or
 # Jupyter Book. VS Code reads no such mark from a file.
@@ -119,7 +120,7 @@ def execute(script: Path, sections: Collection[str] = (), numerics: dict[str, st
     wanted = [not sections or place in ("", "end", *sections) for place in sections_of(notebook)]
     _take([cell for cell, run in zip(notebook.cells, wanted, strict=True) if not run], before)
     part = nbformat.v4.new_notebook(metadata=notebook.metadata)
-    part.cells = _to_run(notebook, wanted)
+    part.cells = _to_run(notebook, wanted, before)
     client = NotebookClient(
         part,
         kernel_name="python3",
@@ -156,16 +157,36 @@ def _take(cells: list, before) -> None:
             cell.outputs = earlier[cell.id].outputs
 
 
-def _to_run(notebook, wanted: list[bool]) -> list:
-    """The cells that run; in place of those that do not, one that tells the table at the end what they claim."""
+def _to_run(notebook, wanted: list[bool], before) -> list:
+    """The cells that run; in place of those that do not, one that tells the tables at the end what those would."""
     cells, left_out = [], nbformat.v4.new_notebook()
     for cell, run in zip(notebook.cells, wanted, strict=True):
         if run and left_out.cells:
             claimed = {s: c for claims in claims_stored(left_out).values() for s, c in claims.items()}
-            cells.append(nbformat.v4.new_code_cell(f"import lbdl.claims\nlbdl.claims.made.update({claimed!r})"))
+            told = [f"import lbdl.claims\nlbdl.claims.made.update({claimed!r})"]
+            if trained := trained_stored(left_out.cells, before):
+                told.append(f"summary.update({trained!r})")
+            cells.append(nbformat.v4.new_code_cell("\n".join(told)))
             left_out.cells = []
         (cells if run else left_out.cells).append(cell)
     return cells
+
+
+def trained_stored(cells: list, before) -> dict[str, tuple]:
+    """What these cells write into their chapter's `summary` (name -> parameters, multiplications, seconds, results),
+    as the table of what was trained, which is made of it, is stored."""
+    names = [name for cell in cells for name in SUMMARY.findall(cell.source)]
+    patterns = [re.sub(r"\\{.*?\\}", ".+", re.escape(name)) for name in names]  # of an f-string anything fits
+    tables = [cell for cell in before.cells if "in summary.items()" in cell.source] if before else []
+    pages = [output.get("data", {}).get("text/html", "") for cell in tables for output in cell.outputs]
+    found = {}
+    for row in re.findall(r"<tr>(<td.*?)</tr>", "".join(pages)):
+        values = [html.unescape(re.sub(r"<.*?>", "", cell)) for cell in re.findall(r"<td.*?</td>", row)]
+        name, parameters, multiplications, seconds, *results = values
+        if any(re.fullmatch(pattern, name) for pattern in patterns):
+            counts = (int(number.replace(",", "")) for number in (parameters, multiplications))
+            found[name] = (*counts, float(seconds), *results)
+    return found
 
 
 def claims_stored(notebook) -> dict[str, dict[str, tuple[str, str]]]:

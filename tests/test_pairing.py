@@ -10,6 +10,7 @@ from jupyter_server.services.contents.largefilemanager import LargeFileManager
 from jupytext.sync_contentsmanager import build_sync_jupytext_contents_manager_class
 
 from lbdl import chapters
+from tests import publish
 from tests.compare import UNSTABLE
 from tests.publish import FOLDED, KEPT, _with_ids
 from tests.running import PAIRED
@@ -103,3 +104,19 @@ def test_a_difference_is_seen(tmp_path):
     before = jupytext.reads("# %%\n1 + 1\n", fmt="py:percent")
     after = jupytext.reads('# %% tags=["export"]\n1 + 1\n', fmt="py:percent")
     assert essence(before) != essence(after)
+
+
+@pytest.mark.parametrize(
+    "script", [s for s in PAIRED if "in summary.items()" in s.read_text("utf-8")], ids=lambda path: path.stem
+)
+def test_the_table_of_what_was_trained_can_be_told_by_sections(script):
+    """So that outputs of one section can be made, with the rows that the others have stored."""
+    notebook = nbformat.read(script.with_suffix(".ipynb"), as_version=4)
+    places = publish.sections_of(notebook)
+    names = []
+    for section in dict.fromkeys(places):
+        cells = [cell for cell, place in zip(notebook.cells, places, strict=True) if place == section]
+        names += publish.trained_stored(cells, notebook)
+    (table,) = [cell for cell in notebook.cells if "in summary.items()" in cell.source]
+    rows = table.outputs[0].data["text/plain"].splitlines()
+    assert names == [row.split(" | ")[0] for row in rows]
