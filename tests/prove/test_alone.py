@@ -30,7 +30,7 @@ from tests.running import SCRIPTS, alone, execute, first_names, kernel_of, run, 
 
 CAUGHT = (ClaimError, FloatingPointError)
 NOTICED, UNNOTICED = "a claim failed", "no cell failed"
-MUTANT_SECONDS = 60  # of the processor for a copy with a mistake; the average needs one
+MUTANT_SECONDS = 150  # of the processor for a copy with a mistake; the average needs one, a section's trainings some 60
 UNSEEN = ("figure", "explore")  # a copy draws nothing: pictures make no claims
 
 EVERY_SECTION = pytest.mark.parametrize(
