@@ -167,6 +167,11 @@ spelled = [torch.tensor([LETTERS.index(c) for c in f"^{word}$"]) for word in VOC
 SPELLED = nn.utils.rnn.pad_sequence(spelled, batch_first=True).to(DEVICE)  # (54, S)
 
 
+def text_of(row: list[int]) -> str:
+    """What a row of letters says, between its start and its first end."""
+    return "".join(LETTERS[n] for n in row[1:]).split("$")[0]
+
+
 # %% [markdown]
 # Voices and microphones differ in loudness, so each spectrogram is brought to mean 0 and deviation 1 over its real
 # frames; padding becomes 0. This has to be the same in training and in use. The same function can make other voices
@@ -249,7 +254,7 @@ def write(model: SpeechTransformer, split: str) -> list[str]:
     """What the network writes for every recording of a split."""
     x, mask = prepare(spoken[split].waves, spoken[split].lengths, seed(9))
     rows = greedy_decode(model, x, mask, 1, SPELLED.shape[1] - 1)  # (N, S)
-    return ["".join(LETTERS[n] for n in row[1:]).split("$")[0] for row in rows.tolist()]
+    return [text_of(row) for row in rows.tolist()]
 
 
 # %% [markdown]
@@ -327,7 +332,7 @@ def listening(voice: str, word: str) -> tuple[Tensor, str, Tensor]:
     x, _ = prepare(wave, torch.tensor([wave.shape[1]]), seed(9))
     row = greedy_decode(ear, x, None, 1, SPELLED.shape[1] - 1)  # (1, S)
     maps = attention_maps(ear, x, row)["decoder.layers.0.cross_attention.attention"][0]
-    text = "".join(LETTERS[n] for n in row[0, 1:]).split("$")[0]
+    text = text_of(row[0].tolist())
     return x[0], text, maps.mean(dim=0)[: len(text)]  # of all heads (H, S, T / 4)
 
 

@@ -114,9 +114,13 @@ claim("the loss by sums and by two cross-entropies, with gradients", gap, at_mos
 
 
 # %%
+def words_of(text: str) -> list[str]:
+    return re.findall("[a-z]+", text.lower())
+
+
 vectors = glove()
 texts = [f"{names[n]} {' '.join(keywords[n])}" for n in old.tolist()]
-met = sorted({word for text in texts for word in re.findall("[a-z]+", text.lower())})
+met = sorted({word for text in texts for word in words_of(text)})
 rows = {
     w: n for n, w in enumerate(dict.fromkeys([*met, *vectors.words]), start=1)
 }  # met ones first
@@ -127,7 +131,7 @@ fixed[[rows[word] for word in vectors.words]] = 0.2 * vectors.vectors
 # %%
 def tokens(texts: list[str], T: int = 8) -> Tensor:
     """The rows of the first T known words of each text: (N, T), 0 for padding."""
-    known = [[rows[w] for w in re.findall("[a-z]+", text.lower()) if w in rows] for text in texts]
+    known = [[rows[word] for word in words_of(text) if word in rows] for text in texts]
     return torch.tensor([(row + T * [0])[:T] for row in known])
 
 
@@ -389,9 +393,8 @@ def scene(fig):
 
 
 # %%
-caption = "The nearest drawings of any text."
 typed = words("red fruit", ["moon", "sad face", "qwxz"])
-explore(scene, "6.6b", caption, (8, 3.4), held="trained", text=typed)
+explore(scene, "6.6b", "The nearest drawings of any text.", (8, 3.4), "trained", text=typed)
 
 # %% [markdown]
 # One failure is easily made visible. All drawings that the network has met lie on white paper. On black, the same
